@@ -1,0 +1,56 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache folder for the session: the tiny model and latents are made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny(cache: Path):
+    """The settings of the tiny model."""
+    from voxtrain.settings import compose
+
+    return compose(["+recipe=demo", f"data.cache_dir={cache}"]).model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny) -> Path:
+    """A model folder of the tiny VoxCPM 2."""
+    return tiny.folder()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str, str]]:
+    """Eight clips (path, text, parent) of tones at 16 kHz, over four parents, 0.5 to 1.2 seconds long."""
+    folder = tmp_path_factory.mktemp("clips")
+    made = []
+    for number in range(8):
+        seconds = 0.5 + 0.1 * number
+        time_s = np.arange(int(16000 * seconds)) / 16000
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 40 * number) * time_s)
+        path = folder / f"clip_{number}.wav"
+        soundfile.write(path, wave.astype(np.float32), 16000)
+        made.append((path, f"clip number {number} of eight", f"parent_{number % 4}"))
+    return made
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real speech beside the checkout; tests that need it skip where it is missing."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "speech" / "manifest.jsonl").is_file():
+        pytest.skip("the real speech beside the checkout (../shared/speech) is not here")
+    return folder

@@ -1,0 +1,116 @@
+"""Out of memory, explained: a simulated one in each phase, with figures, remedies and the way on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from voxtrain.fault import RunFailed
+from voxtrain.memory.activations import Longest
+from voxtrain.memory.autopsy import Held, autopsy, phase_of
+from voxtrain.memory.plan import Work, predict
+from voxtrain.memory.stack import MemoryStack
+from voxtrain.run_folder import RunFolder
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+class Greedy(torch.autograd.Function):
+    """Runs out of memory in its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+
+
+class GreedyState(torch.optim.SGD):
+    """Runs out of memory when its state is made, as Adam's is by its first step."""
+
+    def _init_group(self, *given: Any, **more: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def forward() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(_out_of_memory)
+    layer(torch.ones(1, 2))
+
+
+def _out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def backward() -> None:
+    Greedy.apply(torch.ones(1, requires_grad=True)).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def optimizer_step() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    weight.sum().backward()
+    GreedyState([weight], lr=0.1).step()
+
+
+FAILING = {"forward": forward, "backward": backward, "optimizer_step": optimizer_step}
+
+
+def caught(phase: str) -> torch.OutOfMemoryError:
+    with pytest.raises(torch.OutOfMemoryError) as error:
+        FAILING[phase]()
+    return error.value
+
+
+def explain(phase: str, run: RunFolder, steps_done: int, first_step: int) -> RunFailed:
+    values = yaml.safe_load((CONF / "memory" / "24gb.yaml").read_text())
+    values.pop("_target_")
+    architecture = yaml.safe_load((CONF / "model" / "voxcpm2.yaml").read_text())["architecture"]
+    plan = predict(Work(architecture, None, Longest(1, 310, 188, 188, 8)), MemoryStack(**values), 0, 24.0)
+    now = Held(allocated_gib=20.5, reserved_gib=22.0, card_gib=23.7, others_gib=1.5)
+    return autopsy(
+        caught(phase), plan=plan, now=now, steps_done=steps_done, first_step=first_step, run=run, remedies="tuning=lora"
+    )
+
+
+@pytest.mark.parametrize("phase", list(FAILING))
+def test_the_phase_is_read_off_the_frames(phase: str) -> None:
+    assert phase_of(caught(phase)) == phase
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps_done", "told"),
+    [
+        ("forward", 0, "step 1, in the first forward pass: activations"),
+        ("backward", 0, "step 1, in the first backward pass"),
+        ("optimizer_step", 0, "step 1, in the first optimizer step: the optimizer's state is made there"),
+        ("forward", 7, "step 8, in a later forward pass"),
+        ("backward", 7, "step 8, in a later backward pass: optimizer state stands"),
+        ("optimizer_step", 7, "step 8, in a later optimizer step"),
+    ],
+)
+def test_each_phase_has_its_page(tmp_path: Path, phase: str, steps_done: int, told: str) -> None:
+    page = str(explain(phase, RunFolder(tmp_path), steps_done, first_step=0))
+    assert told in page
+    assert "20.50 GiB in tensors, 1.50 GiB in gaps, 1.50 GiB by other processes, of 23.70 GiB" in page
+    assert "weights 8.53, gradients 8.53" in page
+    assert "tuning=lora" in page
+    assert "No state was saved yet" in page
+    assert "Tried to allocate 2.00 GiB" in page
+    assert "More lines" not in page
+
+
+def test_the_first_step_of_a_sitting_counts_as_the_first(tmp_path: Path) -> None:
+    """A resumed run makes its optimizer state before the first step, but its activations for the first time."""
+    run = RunFolder(tmp_path)
+    run.state(40).mkdir(parents=True)
+    page = str(explain("forward", run, steps_done=40, first_step=40))
+    assert "step 41, in the first forward pass" in page
+    assert "The state of step 40 is saved" in page
+    assert f"resume={run.root}" in page

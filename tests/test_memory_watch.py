@@ -1,0 +1,87 @@
+"""The receipt: measured classes beside predicted ones, and memory.json that is there from the first step on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from learner import WIDTH, Learner, fit, optimizer_of
+
+from voxtrain.memory.activations import Longest
+from voxtrain.memory.plan import GIB, MemoryPlan, Work, predict
+from voxtrain.memory.stack import MemoryStack
+from voxtrain.memory.watch import WatchMemory, optimizer_gib, reset_peak, resident_gib, resident_peak_gib
+from voxtrain.run_folder import RunFolder, read_json
+
+CONF = Path(__file__).parents[1] / "conf"
+VALUES = WIDTH * WIDTH + WIDTH
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def plan() -> MemoryPlan:
+    architecture: dict[str, Any] = yaml.safe_load((CONF / "model" / "tiny.yaml").read_text())["architecture"]
+    values = yaml.safe_load((CONF / "memory" / "cpu.yaml").read_text())
+    values.pop("_target_")
+    return predict(Work(architecture, None, Longest(2, 40, 20, 20, 4)), MemoryStack.model_validate(values), 0, None)
+
+
+def test_classes_are_counted_exactly_and_stand_beside_the_prediction(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    fit(Learner(3), WatchMemory(run, plan()))
+    said = read_json(run.memory)
+    classes = said["measured"]["classes"]
+    assert classes["weights"] == 4 * VALUES / GIB
+    assert classes["gradients"] == 4 * VALUES / GIB
+    assert classes["optimizer_on_card"] == (8 * VALUES + 2 * 4) / GIB  # two moments, and a counter for each tensor
+    assert said["measured"]["optimizer_off_card"] == 0.0
+    assert said["measured"]["peak_gib"] > 0.05  # Python and torch are resident
+    assert said["predicted"]["peak_gib"] == plan().peak_gib
+    assert said["error"]["weights"] == plan().classes["weights"] / classes["weights"] - 1
+    assert set(said["error"]) == {"weights", "gradients", "optimizer"}
+
+
+def test_it_is_written_after_the_first_step_and_leaves_no_hook(tmp_path: Path) -> None:
+    run, module, seen = RunFolder(tmp_path), Learner(4), []
+    module.at_step = lambda step: seen.append(run.memory.exists())
+    fit(module, WatchMemory(run, plan()))
+    assert seen == [False, True, True, True]
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in module.parameters())
+
+
+def test_no_hook_stays_after_a_step_that_broke(tmp_path: Path) -> None:
+    module = Learner(4)
+
+    def breaks(step: int) -> None:
+        raise RuntimeError("broken")
+
+    module.at_step = breaks
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(module, WatchMemory(RunFolder(tmp_path), plan()))
+    hooks = [hook for parameter in module.parameters() for hook in (parameter._post_accumulate_grad_hooks or {})]
+    assert hooks == []
+
+
+def test_paged_state_is_counted_beside_the_allocator() -> None:
+    module = Learner(1)
+    optimizer = optimizer_of(module.parameters(), "8bit")
+    module.layer(torch.ones(1, WIDTH)).sum().backward()
+    optimizer.step()
+    whole, nothing = optimizer_gib([optimizer], torch.device("cpu"))
+    assert nothing == 0.0
+    state = optimizer.state[module.layer.weight]
+    state["state1"].is_paged = True
+    here, paged = optimizer_gib([optimizer], torch.device("cpu"))
+    assert paged == WIDTH * WIDTH / GIB
+    assert here + paged == pytest.approx(whole, abs=1e-15)
+
+
+def test_the_peak_can_be_forgotten_where_the_system_lets_it() -> None:
+    mib = torch.ones(400 * 2**18)  # 400 MiB, touched
+    high = resident_peak_gib()
+    assert high >= resident_gib() - 0.01
+    del mib
+    reset_peak(torch.device("cpu"))
+    assert resident_peak_gib() <= high

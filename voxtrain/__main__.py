@@ -1,0 +1,170 @@
+"""The front door: compose and check, then let Hydra start the run, and exit with the worst code of all that ran.
+
+Every fault is told before Hydra makes a folder. Flags that only look (--help, --cfg job, shell completion) go straight
+to Hydra. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from voxtrain.composition import compose_config, conf_folder
+from voxtrain.door import tell
+from voxtrain.fault import DONE, FAILED, Fault, InputError
+
+if TYPE_CHECKING:
+    from voxtrain.settings import Settings
+
+LOOKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+MULTIRUN = ("-m", "--multirun")
+
+
+def main() -> None:
+    """Entry of `python -m voxtrain` and of the console script."""
+    arguments = sys.argv[1:]
+    if any(argument.startswith(LOOKING) and not argument.startswith(MULTIRUN) for argument in arguments):
+        enter_hydra(arguments, _never)
+        return
+    try:
+        code = sweep(arguments) if _is_sweep(arguments) else single(arguments)
+    except InputError as error:
+        code = tell(error)
+    sys.exit(code)
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return any(a in MULTIRUN or a.upper() == "HYDRA.MODE=MULTIRUN" for a in arguments)
+
+
+def single(arguments: Sequence[str]) -> int:
+    """Check and start one run; returns its exit code, or that of its post-hoc process where that is worse."""
+    overrides = _overrides(arguments)
+    start, faults = _checked_start(overrides)
+    if faults:
+        raise InputError(*faults)
+    if start.resumes:
+        from voxtrain.preflight import is_finished
+
+        if is_finished(start):
+            print(f"{start.run.root} is finished: all {start.settings.train.total_steps()} steps are done.")
+            return DONE
+    _prepare_process(start.settings)
+    codes: list[int] = []
+
+    def job(cfg: DictConfig) -> dict[str, Any]:
+        from voxtrain.train import job as train_job
+
+        outcome = train_job(cfg)
+        codes.append(int(outcome["exit_code"]))
+        return outcome
+
+    resume = [f"resume='{start.run.root}'"] if start.resumes else []
+    kept = [o for o in overrides if not o.startswith(("hydra.run.dir=", "resume="))]
+    if start.resumes:  # the run's own settings count; Hydra only has to compose something
+        kept = [o for o in kept if o.startswith("hydra")]
+    enter_hydra([*kept, *resume, f"hydra.run.dir='{start.run.root}'"], job)
+    return _worst([*(codes or [FAILED]), _post_hoc_code(start.run.root)])
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """Check every job of a multirun before the first starts; returns the worst exit code of all."""
+    from voxtrain.sweep_jobs import sweep_folder, swept_jobs
+
+    flags = [a for a in arguments if a.startswith("-")]
+    overrides = _overrides([a for a in arguments if a not in MULTIRUN])
+    if any(o.startswith("resume=") and o != "resume=null" for o in overrides):
+        raise InputError(
+            Fault("resume with -m", "a sweep cannot be resumed as one", "resume its run folders one by one")
+        )
+    faults: dict[Fault, None] = {}
+    jobs = swept_jobs(overrides)
+    for job_overrides in jobs:
+        try:
+            start, found = _checked_start(job_overrides, in_sweep=True)
+        except InputError as error:
+            found = list(error.faults)
+        faults |= dict.fromkeys(found)
+    if faults:
+        raise InputError(*faults)
+    _prepare_process(start.settings)
+    folder = sweep_folder(overrides)
+    from voxtrain.train import job as train_job
+
+    enter_hydra(
+        [*flags, *(o for o in overrides if not o.startswith("hydra.sweep.dir=")), f"hydra.sweep.dir='{folder}'"],
+        train_job,
+    )
+    return _sweep_code(folder, len(jobs))
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    flags = [a for a in arguments if a.startswith("-") and a not in MULTIRUN]
+    if flags:
+        raise InputError(*(Fault(flag, "the front door has no such flag", "see --help") for flag in flags))
+    return list(arguments)
+
+
+def _checked_start(overrides: Sequence[str], *, in_sweep: bool = False) -> tuple[Any, list[Fault]]:
+    from voxtrain.preflight import plan_start, world_faults
+
+    try:
+        start = plan_start(overrides)
+    except InputError as error:
+        # Faults of the values come with those of the files that stand beside them: one telling, not two.
+        raise InputError(*error.faults, *_file_faults(overrides)) from None
+    return start, world_faults(start, in_sweep=in_sweep)
+
+
+def _file_faults(overrides: Sequence[str]) -> list[Fault]:
+    from voxtrain.preflight import manifest_faults
+
+    cfg, _ = compose_config(overrides)
+    return manifest_faults(cfg)
+
+
+def _prepare_process(settings: Settings) -> None:
+    """Set what must stand before torch is imported; in a sweep, what the last job asks for."""
+    os.environ |= {**settings.memory.environment(), **settings.trainer.environment()}
+
+
+def enter_hydra(arguments: Sequence[str], job: Any) -> None:
+    """Hand over to Hydra with these arguments."""
+    import hydra
+
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+
+
+def _never(cfg: DictConfig) -> None:
+    raise AssertionError("a flag that only looks started a job")
+
+
+def _post_hoc_code(run: Path) -> int:
+    from voxtrain.run_folder import RunFolder, read_json
+
+    outcome = RunFolder(run).post_hoc
+    return int(read_json(outcome)["exit_code"]) if outcome.is_file() else DONE
+
+
+def _sweep_code(folder: Path, jobs: int) -> int:
+    from voxtrain.run_folder import read_json
+
+    records = [read_json(path) for path in folder.glob("*/run.json")]
+    codes = [FAILED if record["exit_code"] is None else int(record["exit_code"]) for record in records]
+    codes += [FAILED] * (jobs - len(records))
+    return _worst([*codes, *(_post_hoc_code(path.parent) for path in folder.glob("*/run.json"))])
+
+
+def _worst(codes: Sequence[int]) -> int:
+    """A failure is worse than wrong inputs, those than a stop with its state saved."""
+    return max(codes, key=[0, 3, 2, 1].index)
+
+
+if __name__ == "__main__":
+    main()

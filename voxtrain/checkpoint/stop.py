@@ -1,0 +1,59 @@
+"""A request to stop, by signal or by the run itself, that is granted at the next step boundary.
+
+Nothing is saved inside a signal handler: it may run in the middle of an optimizer step, on weights that belong to no
+step (upstream's trainer does so, and exits 0).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""The end of a job, Ctrl-C, and Slurm's warning before the end."""
+
+
+class StopRequest:
+    """Remembers that somebody asked the run to stop. `with StopRequest() as stop:` puts the old handlers back."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._interrupts = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.uninstall()
+
+    def install(self) -> None:
+        """Take the signals, also from whoever took them since (Lightning takes SIGTERM when training starts).
+
+        Outside the main thread signals cannot be taken, and the run does without.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            before = signal.signal(number, self._remember)
+            self._before.setdefault(number, before)
+
+    def uninstall(self) -> None:
+        """Put the handlers back that were in force before the first `install`."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop; the first reason stays."""
+        self.reason = self.reason or reason
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt
+        self.request(f"{signal.Signals(number).name} was received")

@@ -1,0 +1,148 @@
+"""Numbered checkpoints: folders that upstream's tools load as they are, complete or absent.
+
+Full fine-tuning: `model.safetensors` beside the base model's own config, tokenizer and AudioVAE. LoRA:
+`lora_weights.safetensors` and `lora_config.json`. In both `step.json` says what the folder holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from voxtrain import __version__
+from voxtrain.checkpoint.stream import lazily, write_safetensors
+from voxtrain.fault import Fault, InputError
+from voxtrain.run_folder import RunFolder, flush_folder, folder_aside, write_json
+
+MODEL, ADAPTER, ADAPTER_CONFIG, STEP = "model.safetensors", "lora_weights.safetensors", "lora_config.json", "step.json"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+AUDIO_VAE = ("audiovae.safetensors", "audiovae.pth")
+"""The AudioVAE's names, in the order in which upstream looks for them (model/voxcpm2.py: from_local)."""
+
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""What else of the base folder belongs to a checkpoint, where it exists."""
+
+COPIED = ("config.json",)
+"""Never linked: people edit it by hand, and an edit must not reach the base model and all other checkpoints."""
+
+
+def write_checkpoint(
+    run: RunFolder,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    base: Path,
+    lora_config: Mapping[str, Any] | None,
+    dtype: Literal["bf16", "fp32"],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write the checkpoint after `step` updates, unless it stands there already, and point `latest` at the newest.
+
+    tensors: full: all but the AudioVAE's, under upstream's keys, written in `dtype`; LoRA: the adapter's, written in
+    fp32. facts: put into step.json as they are (rows seen, ...). Raises OSError when the disk
+    is full or not writable; the folder is absent then.
+    """
+    folder = run.checkpoint(step)
+    if not folder.exists():
+        with folder_aside(folder) as aside:
+            if lora_config is None:
+                sums = _write_full(aside, tensors, base, DTYPES[dtype])
+            else:
+                sums = _write_adapter(aside, tensors, base, lora_config)
+            write_json(aside / STEP, {"step": step, **facts, "voxtrain": __version__, "sha256": sums})
+    point_latest(run)
+    return folder
+
+
+def _write_full(aside: Path, tensors: Mapping[str, Tensor], base: Path, dtype: torch.dtype) -> dict[str, str]:
+    sums = {MODEL: write_safetensors(aside / MODEL, lazily(tensors, dtype))}
+    for source in companions(base):
+        link_or_copy(source, aside / source.name)
+        sums[source.name] = sha256_of(source)
+    return sums
+
+
+def _write_adapter(
+    aside: Path, tensors: Mapping[str, Tensor], base: Path, lora_config: Mapping[str, Any]
+) -> dict[str, str]:
+    written = write_safetensors(aside / ADAPTER, lazily(tensors, torch.float32))
+    write_json(aside / ADAPTER_CONFIG, {"base_model": str(base.resolve()), "lora_config": dict(lora_config)})
+    return {ADAPTER: written, ADAPTER_CONFIG: sha256_of(aside / ADAPTER_CONFIG)}
+
+
+def companions(base: Path) -> list[Path]:
+    """The files of a base folder that a full checkpoint carries unchanged. Raises InputError where one is missing."""
+    found = [base / name for name in COMPANIONS if (base / name).is_file()]
+    vae = [base / name for name in AUDIO_VAE if (base / name).is_file()][:1]
+    names = {path.name for path in found}
+    missing = [name for name in ("config.json",) if name not in names] + ([] if vae else [" or ".join(AUDIO_VAE)])
+    if missing:
+        raise InputError(
+            Fault(
+                f"model.path = {base}",
+                f"the folder has no {' and no '.join(missing)}",
+                "download openbmb/VoxCPM2 again, or name a complete folder",
+            )
+        )
+    return found + vae
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link the file (twelve checkpoints need one AudioVAE), or copy it where that cannot be."""
+    source = source.resolve()  # a hub snapshot holds symlinks; a link to one would break when the cache is moved
+    if target.name not in COPIED:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without hard links, or a file of another user
+            pass
+    shutil.copyfile(source, target)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file; a file that has not changed since is not read again."""
+    path = path.resolve()
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def point_latest(run: RunFolder) -> None:
+    """Make `checkpoints/latest` a relative link to the newest complete checkpoint, in one rename."""
+    newest = run.checkpoint(run.checkpoint_steps()[-1])
+    latest = newest.with_name("latest")
+    if latest.is_symlink() and latest.readlink() == Path(newest.name):
+        return
+    aside = newest.with_name(f".writing_{os.getpid()}_latest")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(newest.name)
+    aside.replace(latest)
+    flush_folder(newest.parent)
+
+
+def needed_bytes(tensors: Iterable[Tensor], dtype: torch.dtype | None) -> int:
+    """The bytes of tensors when written, floating ones in `dtype` (None: in their own)."""
+    return sum(t.numel() * (dtype if dtype and t.is_floating_point() else t.dtype).itemsize for t in tensors)

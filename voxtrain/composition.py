@@ -1,0 +1,101 @@
+"""Composition: put the option files of conf/ together with Hydra, and tell which override cannot be put in.
+
+Hydra tells only the first override that it cannot place; here each is tried, so that all of them are told.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from voxtrain.fault import Fault
+
+ADDED = ("recipe", "sweep")
+"""Groups of changes on top of the choices, which the command line adds with a plus."""
+
+_ABSENT = object()
+
+
+def conf_folder() -> Path:
+    """The folder of the option files: inside the package when installed from a wheel, beside it in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def known_options(group: str) -> list[str]:
+    """The names of a group's options, sorted; none where there is no such group."""
+    return sorted(option.stem for option in (conf_folder() / group).glob("*.yaml"))
+
+
+def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> tuple[DictConfig, list[Fault]]:
+    """Compose, leaving out the overrides that cannot be composed: each of those is a fault."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        try:
+            return hydra_compose("config", list(overrides), return_hydra_config=with_hydra), []
+        except (HydraException, OmegaConfBaseException):
+            good, faults = _sort_out(overrides)
+            return hydra_compose("config", good, return_hydra_config=with_hydra), faults
+
+
+def _sort_out(overrides: Sequence[str]) -> tuple[list[str], list[Fault]]:
+    good: list[str] = []
+    faults: list[Fault] = []
+    for override in overrides:
+        try:
+            hydra_compose("config", [*good, override])
+            good.append(override)
+        except (HydraException, OmegaConfBaseException) as error:
+            faults.append(_composition_fault(override, str(error)))
+    return good, faults
+
+
+def _composition_fault(override: str, message: str) -> Fault:
+    key, _, value = override.lstrip("+~").partition("=")
+    options = known_options(key)
+    if options and value not in options:
+        return Fault(override, f"there is no {key} of that name", f"choose one of: {', '.join(options)}")
+    if options and key in ADDED and not override.startswith("+"):
+        return Fault(override, f"a {key} is added to the choices", f"write +{key}={value}")
+    if "is not in struct" in message or "Could not override" in message:
+        return Fault(override, f"there is no setting {key}", _nearest(key))
+    reason = message.strip().splitlines()[0]
+    return Fault(override, f"this cannot be composed: {reason}", "write key=value or group=option; see --help")
+
+
+def _nearest(key: str) -> str:
+    """A remedy for a key that does not exist: what it may have been meant to be."""
+    cfg = hydra_compose("config", [])
+    groups = [str(group) for group in cfg if isinstance(cfg[group], DictConfig)]
+    known = [f"{group}.{name}" for group in groups for name in cfg[group] if name != "_target_"]
+    near = difflib.get_close_matches(key, [*known, *(str(name) for name in cfg)], n=1, cutoff=0.75)
+    siblings = [name for name in known if name.startswith(key.partition(".")[0] + ".")]
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"known are {', '.join(siblings)}" if siblings else "see --cfg job for all settings"
+
+
+def apply_override(cfg: DictConfig, override: str, groups: Sequence[str]) -> list[Fault]:
+    """Put `key=value` or `group=option` into a config that was read from a file; returns what is wrong with it."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        return [_composition_fault(override, str(error))]
+    key, value = parsed.key_or_group, parsed.value()
+    option = conf_folder() / key / f"{value}.yaml"
+    if key in groups and option.is_file():
+        cfg[key] = OmegaConf.load(option)
+    elif parsed.is_add() or parsed.is_delete() or parsed.is_sweep_override():
+        return [Fault(override, "a run folder's settings take key=value and group=option alone", "leave it out")]
+    elif OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
+        return [Fault(override, f"there is no setting {key}", "see config.yaml in the run folder")]
+    else:
+        OmegaConf.update(cfg, key, value)
+    return []

@@ -1,0 +1,74 @@
+"""The steps of a run, one after the other: which rows, with which draws, cut into which micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import IterableDataset
+
+from voxtrain.batch import Draws, StepBatch
+from voxtrain.data.draws import training_draws
+from voxtrain.data.order import row_index
+from voxtrain.data.packing import PackedRow, collate, cut_step
+from voxtrain.manifest.row import Row
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """How steps are made of rows.
+
+    max_positions: padded positions of one micro-batch; null: `batch_size` rows each. Changes nothing that is learnt.
+    """
+
+    seed: int
+    batch_size: int
+    grad_accum: int
+    max_positions: int | None
+    cfg_rate: float  # share of positions whose condition is dropped
+
+    @property
+    def rows(self) -> int:
+        """Rows in a step."""
+        return self.batch_size * self.grad_accum
+
+
+class Steps(IterableDataset[StepBatch]):
+    """Steps first_step + 1 .. total_steps, each one batch."""
+
+    def __init__(
+        self, rows: Sequence[Row], pack: Callable[[Row], PackedRow], plan: StepPlan, first_step: int, total_steps: int
+    ) -> None:
+        super().__init__()
+        self._rows, self._pack, self._plan = rows, pack, plan
+        self._first_step, self._total_steps = first_step, total_steps
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        return (self.step(step) for step in range(self._first_step + 1, self._total_steps + 1))
+
+    def step(self, step: int) -> StepBatch:
+        """Step number `step`, 1-based: the rows at places (step-1) x rows .. step x rows - 1 of the order."""
+        plan = self._plan
+        places = range((step - 1) * plan.rows, step * plan.rows)
+        chosen = [self._rows[row_index(plan.seed, n, len(self._rows))] for n in places]
+        packed = [self._pack(row) for row in chosen]
+        cut = cut_step([row.positions for row in packed], plan.batch_size, plan.max_positions)
+        micro_batches = tuple(
+            collate(
+                [packed[i] for i in part], [self._draws(packed[i], places[i]) for i in part], [places[i] for i in part]
+            )
+            for part in cut
+        )
+        return StepBatch(
+            step=step,
+            micro_batches=micro_batches,
+            rows=plan.rows,
+            loss_positions=sum(row.loss_positions for row in packed),
+            positions=sum(row.positions for row in packed),
+            padded_positions=sum(batch.text_tokens.numel() for batch in micro_batches),
+            audio_seconds=sum(row.duration_s or 0.0 for row in chosen),
+        )
+
+    def _draws(self, row: PackedRow, n: int) -> Draws:
+        _, patch, dim = row.audio_feats.shape
+        return training_draws(self._plan.seed, n, row.loss_positions, patch, dim, self._plan.cfg_rate)

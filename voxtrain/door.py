@@ -1,0 +1,42 @@
+"""What every door shares: its arguments, and how a user's mistake is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from voxtrain.fault import FAILED, WRONG_INPUT, InputError, RunFailed
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """A door's arguments: what has no `=` and does not begin with `+` or `~` is a path, the rest are overrides."""
+    paths = [Path(argument) for argument in arguments if "=" not in argument and argument[:1] not in "+~"]
+    return paths, [argument for argument in arguments if "=" in argument or argument[:1] in "+~"]
+
+
+def tell(error: InputError | RunFailed) -> int:
+    """Print what is wrong on stderr, and give the exit code that says so."""
+    if isinstance(error, RunFailed):
+        print(f"\nThe run failed.\n{error}", file=sys.stderr)
+        return FAILED
+    if error.ledger:
+        print(f"\n{error.ledger}", file=sys.stderr)
+    count = len(error.faults)
+    head = "One thing is wrong" if count == 1 else f"{count} things are wrong"
+    body = "\n".join(f"  {line}" for fault in error.faults for line in str(fault).splitlines())
+    print(f"\n{head}; nothing was started.\n{body}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def run_door(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run the door `main` with the process's arguments and exit with its code; a user's mistake is told and exits 2."""
+    try:
+        code = main(sys.argv[1:])
+    except (InputError, RunFailed) as error:
+        code = tell(error)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)

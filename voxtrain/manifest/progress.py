@@ -1,0 +1,38 @@
+"""Say how far it is, where it takes long: a bar on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+PATIENCE_S = 2.0  # before anything is said
+BETWEEN_LINES_S = 15.0
+
+Item = TypeVar("Item")
+
+
+def told(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The same items; on stderr, how many of `total` have passed."""
+    if sys.stderr.isatty():
+        yield from _bar(items, total, what)
+        return
+    last_s, quiet_s = time.monotonic(), PATIENCE_S
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last_s > quiet_s and done < total:
+            print(f"{what}: {done / total:.0%}", file=sys.stderr, flush=True)
+            last_s, quiet_s = time.monotonic(), BETWEEN_LINES_S
+
+
+def _bar(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    began_s = time.monotonic()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, visible=False)
+        for item in items:
+            yield item
+            bar.update(task, advance=1, visible=time.monotonic() - began_s > PATIENCE_S)

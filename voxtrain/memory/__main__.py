@@ -1,0 +1,155 @@
+"""The door of the memory room: the memory and disk plan of a run, which starts nothing.
+
+    python -m voxtrain.memory +recipe=full_sft_24gb [--card 4090] [--json]
+
+Exit code 0 whether the run fits or not. Without data.manifest every row is assumed to last `clean.max_seconds`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from voxtrain.door import run_door, split_arguments
+from voxtrain.fault import DONE, Fault, InputError
+from voxtrain.manifest.row import read_manifest
+from voxtrain.memory.activations import Longest
+from voxtrain.memory.card import size_gib
+from voxtrain.memory.disk import DiskPlan, disk_plan, free_bytes, told_size
+from voxtrain.memory.longest import assumed_longest, longest_of, row_positions
+from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, Work, predict
+from voxtrain.memory.remedies import Remedy, remedies
+from voxtrain.settings import Settings, compose, load
+
+
+def main(arguments: list[str]) -> int:
+    """Print the plan of the run that the arguments describe; returns the exit code. Raises InputError."""
+    parser = argparse.ArgumentParser(prog="python -m voxtrain.memory", description="The memory and disk plan of a run.")
+    parser.add_argument("settings", nargs="*", metavar="+recipe=NAME [KEY=VALUE ...] or RUN")
+    parser.add_argument("--card", help="24gb, a card's name such as 4090, or MiB (without: memory.card)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    given = parser.parse_intermixed_args(arguments)
+    paths, overrides = split_arguments(given.settings)
+    settings, manifest = _settings(paths, overrides)
+    card_gib = settings.memory.card_gib() if given.card is None else _card(given.card)
+    work = Work(settings.model.architecture, settings.tuning.lora_config(), _longest(settings, manifest))
+    disk = _disk(settings)
+    plan = predict(work, settings.memory, disk.added_at_peak_bytes, card_gib)
+    found = remedies(work, settings.memory, plan, count=2)
+    if given.json:
+        print(json.dumps(_record(plan, disk, found), indent=2, allow_nan=False))
+    else:
+        _tell(plan, disk, found)
+    return DONE
+
+
+def _settings(paths: Sequence[Path], overrides: list[str]) -> tuple[Settings, Path | None]:
+    """The settings, and the manifest that they name; a plan can do without, and then any name stands for it."""
+    if paths:
+        settings = load(paths[0], overrides)
+        return settings, settings.data.manifest
+    given = any(override.startswith("data.manifest=") for override in overrides)
+    settings = compose(overrides if given else ["data.manifest=none", *overrides])
+    return settings, settings.data.manifest if given else None
+
+
+def _card(name: str) -> float:
+    try:
+        return size_gib(name)
+    except ValueError as error:
+        raise InputError(Fault(f"--card {name}", str(error), "give a card that voxtrain knows")) from None
+
+
+def _longest(settings: Settings, manifest: Path | None) -> Longest:
+    """The longest step of the manifest, if it gives every duration; else all rows last as long as rows may."""
+    architecture, train, limit = settings.model.architecture, settings.train, settings.clean.max_seconds
+    max_positions = settings.memory.max_positions
+    rows = [] if manifest is None else read_manifest(manifest, settings.data.group_by)
+    known = [(row.duration_s, row.text) for row in rows if row.duration_s is not None]
+    kept = [row_positions(architecture, seconds, text or "") for seconds, text in known if seconds <= limit]
+    if not kept or len(known) < len(rows):
+        return assumed_longest(architecture, limit, train.batch_size, train.grad_accum, max_positions)
+    return longest_of(sorted(kept, reverse=True)[: train.rows_per_step()], train.batch_size, max_positions)
+
+
+def _disk(settings: Settings) -> DiskPlan:
+    return disk_plan(
+        settings.model.architecture,
+        settings.tuning.lora_config(),
+        checkpoints=len(settings.checkpoint.steps(settings.train.total_steps())),
+        weights=settings.checkpoint.weights,
+        state=settings.memory.state,
+        carried_bytes=0,
+        states_standing=0,
+    )
+
+
+def _record(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> dict[str, Any]:
+    return {
+        **plan.to_json(),
+        "remedies": [
+            {"setting": r.setting, "saves_gib": r.saves_gib, "peak_gib": r.peak_gib, "fits": r.fits} for r in found
+        ],
+        "disk": {
+            "checkpoints": disk.checkpoints,
+            "checkpoint_gib": disk.checkpoint_bytes / GIB,
+            "state_gib": disk.state_bytes / GIB,
+            "at_rest_gib": disk.added_at_rest_bytes / GIB,
+            "free_gib": free_bytes(Path.cwd()) / GIB,
+        },
+    }
+
+
+def _tell(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="GiB in each phase (predicted)", title_justify="left")
+    table.add_column("class")
+    for phase in plan.phases:
+        table.add_column(phase.replace("_", " "), justify="right", style="bold" if phase == plan.phase else None)
+    for name in CLASSES:
+        table.add_row(name.replace("_", " "), *(f"{phase[name]:.2f}" for phase in plan.phases.values()))
+    table.add_section()
+    table.add_row("sum", *(f"{sum(phase.values()):.2f}" for phase in plan.phases.values()))
+    console = Console(highlight=False)
+    console.print(table)
+    for line in [*_verdict(plan), *_savings(plan, found), *_disk_lines(disk)]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _verdict(plan: MemoryPlan) -> list[str]:
+    longest, phase = plan.longest, plan.phase.replace("_", " ")
+    head = (
+        f"Longest micro-batch: {longest.rows} x {longest.padded_positions // longest.rows} positions, "
+        f"{longest.micro_batches} in a step. Peak {plan.peak_gib:.2f} GiB, in {phase}"
+    )
+    if plan.optimizer_off_card > 0:
+        head += f" ({plan.optimizer_off_card:.2f} GiB of paged optimizer state is off the card then)"
+    if plan.card_gib is None:
+        return [f"{head}.", "No card to fit: this plan is for the CPU."]
+    limits = f"a card of {plan.card_gib:.2f} GiB with {plan.reserve_gib:.2f} in reserve"
+    if plan.fits:
+        return [f"{head}.", f"Fits {limits}: {plan.spare_gib():.2f} GiB to spare."]
+    return [f"{head}.", f"Does not fit {limits}: {-plan.spare_gib():.2f} GiB too much."]
+
+
+def _savings(plan: MemoryPlan, found: Sequence[Remedy]) -> list[str]:
+    head = "To save memory: " if plan.fits else "To make it fit: "
+    return [head + "; ".join(map(str, found))] if found else []
+
+
+def _disk_lines(disk: DiskPlan) -> list[str]:
+    return [
+        f"Disk: {disk.checkpoints} numbered checkpoints of {told_size(disk.checkpoint_bytes)} and a state of "
+        f"{told_size(disk.state_bytes)}: {told_size(disk.added_at_rest_bytes)} at rest, "
+        f"{told_size(disk.added_at_peak_bytes)} while a state replaces another; "
+        f"{told_size(free_bytes(Path.cwd()))} are free here."
+    ]
+
+
+if __name__ == "__main__":
+    run_door(main)

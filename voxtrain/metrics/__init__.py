@@ -1,0 +1,1 @@
+"""What a step tells: metrics.csv, the progress bar, Weights & Biases."""

@@ -1,0 +1,127 @@
+"""metrics.csv: one row for each optimizer step, the authority on what training did.
+
+Row N is update N. The file is append-only and on disk before anything else of the step is saved, so a state of step N
+always finds its N rows; a run that goes on cuts the file back to the step that it goes on from.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from typing import IO, TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+
+from voxtrain.fault import RunFailed
+from voxtrain.metrics.peak import peak_gib
+from voxtrain.run_folder import RunFolder, cut_log_back, read_log_rows
+
+if TYPE_CHECKING:
+    from voxtrain.model.step import StepReport
+
+COLUMNS = (
+    "step",  # 1-based
+    "train/loss/total",  # weighted sum of the two below, each over all rows of the step
+    "train/loss/diff",
+    "train/loss/stop",
+    "train/grad_norm",  # before clipping
+    "train/lr",
+    "train/rows",  # seen so far
+    "train/micro_batches",
+    "train/padding_share",  # of the positions that went through the model
+    "train/audio_seconds",  # seen so far
+    "train/seconds",  # of this step
+    "train/peak_gib",  # so far in this sitting, see peak.py
+    "train/skipped",  # 1: no update, because a loss or the gradient was not finite
+)
+
+Value = int | float | str
+
+
+def step_row(report: StepReport, audio_seconds: float, peak: float) -> dict[str, Value]:
+    """One row of metrics.csv. Numbers that are not finite become empty cells: they belong to a skipped step.
+
+    audio_seconds: seen so far, this step included. peak: GiB.
+    """
+    row: dict[str, Value] = {
+        "step": report.step,
+        "train/loss/total": _finite(report.loss_total),
+        "train/loss/diff": _finite(report.loss_diff),
+        "train/loss/stop": _finite(report.loss_stop),
+        "train/grad_norm": _finite(report.grad_norm),
+        "train/lr": report.lr,
+        "train/rows": report.rows_seen,
+        "train/micro_batches": report.micro_batches,
+        "train/padding_share": round(report.padding_share, 6),
+        "train/audio_seconds": round(audio_seconds, 6),
+        "train/seconds": round(report.seconds, 4),
+        "train/peak_gib": round(peak, 4),
+        "train/skipped": int(report.skipped),
+    }
+    return row
+
+
+def _finite(value: float) -> Value:
+    return float(value) if math.isfinite(value) else ""
+
+
+class StepLog(pl.Callback):
+    """Writes metrics.csv. Must stand before the callback that saves checkpoints, and before the W&B one."""
+
+    def __init__(self, run: RunFolder, first_step: int) -> None:
+        """first_step: updates done before this sitting; 0 for a new run."""
+        super().__init__()
+        self._path, self._first_step = run.metrics, first_step
+        self._file: IO[str] | None = None
+        self._audio_seconds, self._peak_gib = 0.0, 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Cut the rows after `first_step` off and open the file. Raises RunFailed if rows before it are missing."""
+        cut_log_back(self._path, self._first_step)
+        rows = read_log_rows(self._path)
+        if [int(row["step"]) for row in rows] != list(range(1, self._first_step + 1)):
+            raise RunFailed(
+                f"{self._path} does not hold steps 1 to {self._first_step}, so this run cannot go on with a whole "
+                "record. Restore the file from a copy of the run folder, or start a new run."
+            )
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise RunFailed(f"{self._path} was written by another version of voxtrain: {sorted(rows[0])}")
+        if rows:
+            self._audio_seconds = float(rows[-1]["train/audio_seconds"])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a", encoding="utf-8")
+        if not rows:
+            self._write(COLUMNS)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Append the row of this step."""
+        report: StepReport = outputs["report"]
+        self._audio_seconds += report.audio_seconds
+        self._peak_gib = max(self._peak_gib, peak_gib(pl_module.device))
+        self._write(step_row(report, self._audio_seconds, self._peak_gib).values())
+
+    def _write(self, cells: Any) -> None:
+        assert self._file is not None, "StepLog.setup was not called"
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        self._file.write(line.getvalue())
+        self._file.flush()
+        os.fsync(self._file.fileno())  # a state that survives a power cut must find its rows
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the file: Lightning does not call `teardown` after an exception."""
+        self.close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

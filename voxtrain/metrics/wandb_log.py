@@ -1,0 +1,165 @@
+"""Weights & Biases, fed from metrics.csv: whatever is in the file is sent, so both always say the same.
+
+Sending is reading the file on from where the last reading ended. So a resumed run refills the page from the first row,
+and a step is sent at least once, under `train/step`; held-out losses follow under `val/step` when they are known.
+Online, every sitting of a run goes on with one page. Offline, wandb cannot go on (`resume` starts a second folder at
+step 0), so each sitting and each validation writes a folder with an id of its own that holds everything so far: sync
+the newest.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+
+from voxtrain.fault import DONE, FAILED, RunFailed
+from voxtrain.run_folder import RunFolder, read_log_rows
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+    from voxtrain.metrics.loggers import WandbSettings
+
+SECONDS_TO_START = 60.0
+
+
+class WandbLog(pl.Callback):
+    """Sends new rows of metrics.csv after each step. Must stand after `StepLog`."""
+
+    def __init__(self, settings: WandbSettings, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
+        super().__init__()
+        self._settings, self._run_folder, self._config, self._name = settings, run, plain_config, name
+        self._run: Run | None = None
+        self._tail = MetricsTail(run)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the page, and refill it with what an earlier sitting logged. Raises RunFailed if it does not open."""
+        self._run = open_page(self._settings, self._run_folder, self._config, self._name)
+        self._send()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Send the row of this step."""
+        self._send()
+
+    def _send(self) -> None:
+        if self._run is None:
+            return
+        try:
+            for row in self._tail.new_rows():
+                self._run.log(figures(row, "train"))
+        except Exception as error:  # hours of training must not die of a page that nobody needs: metrics.csv has it all
+            print(f"Weights & Biases stopped listening ({error}); metrics.csv goes on.", file=sys.stderr)
+            self.close(FAILED)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the page as failed: Lightning does not call `teardown` after an exception."""
+        self.close(FAILED)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the page."""
+        self.close(DONE)
+
+    def close(self, exit_code: int) -> None:
+        """Close the page; a second call does nothing."""
+        page, self._run = self._run, None
+        if page is not None:
+            page.finish(exit_code=exit_code)
+
+
+class MetricsTail:
+    """Reads metrics.csv row by row, each once."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._path, self._place = run.metrics, 0
+        self._columns: list[str] = []
+
+    def new_rows(self) -> list[dict[str, str]]:
+        """The complete rows that were added since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._place)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._place += len(whole)
+        rows = list(csv.reader(whole.decode().splitlines()))
+        if rows and not self._columns:
+            self._columns, *rows = rows
+        return [dict(zip(self._columns, row, strict=True)) for row in rows]
+
+
+def figures(row: Mapping[str, str], part: str) -> dict[str, float]:
+    """The numbers of a row, `step` as `train/step` or `val/step`; empty cells are left out."""
+    named = {(f"{part}/{key}" if key == "step" else key): cell for key, cell in row.items() if cell != ""}
+    return {key: float(cell) for key, cell in named.items()}
+
+
+def log_validation(settings: WandbSettings, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
+    """Send evaluation/checkpoints.csv under `val/`; offline, with all training steps in the same folder."""
+    judged = [figures(_under_val(row), "val") for row in read_log_rows(run.evaluated_checkpoints)]
+    if not judged:
+        return
+    page = open_page(settings, run, plain_config, name)
+    try:
+        if settings.mode == "offline":
+            for row in MetricsTail(run).new_rows():
+                page.log(figures(row, "train"))
+        for losses in judged:
+            page.log(losses)
+    finally:
+        page.finish(exit_code=DONE)
+
+
+def _under_val(row: Mapping[str, str]) -> dict[str, str]:
+    return {("step" if key == "step" else f"val/{key}"): cell for key, cell in row.items() if _is_number(cell)}
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def open_page(settings: WandbSettings, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> Run:
+    """Start wandb without a word on the terminal. Raises RunFailed, with the remedy, if it does not start."""
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    page_id = known_id(run) if settings.mode == "online" else None
+    try:
+        page = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            name=name,
+            id=page_id,
+            resume="allow" if page_id else None,
+            mode=settings.mode,
+            dir=run.root,
+            config=dict(plain_config),
+            allow_val_change=True,  # a run that goes on may have been given more steps
+            settings=wandb.Settings(silent=True, console="off", save_code=False, init_timeout=SECONDS_TO_START),
+        )
+    except wandb.errors.Error as error:
+        raise RunFailed(
+            f"Weights & Biases did not start: {error}\n"
+            "Go on with resume=RUN and logger.mode=offline or logger=csv; metrics.csv has every step in any case."
+        ) from error
+    for part in ("train", "val"):
+        page.define_metric(f"{part}/step")
+        page.define_metric(f"{part}/*", step_metric=f"{part}/step")
+    return page
+
+
+def known_id(run: RunFolder) -> str | None:
+    """The id under which an earlier sitting of this run went online: wandb names its folders run-<time>-<id>."""
+    folders = sorted((run.root / "wandb").glob("run-*_*-*"))
+    return folders[-1].name.split("-", 2)[2] if folders else None

@@ -1,0 +1,192 @@
+"""One Lightning batch is one optimizer step: gradients over its micro-batches, our own clipping, one update.
+
+The gradient is the same for any cut into micro-batches: each position's loss carries its final weight in the step
+(`loss_normalisation`) before it is added up. The learning rate is a function of the number of updates done. So the
+module's whole state is its weights, the optimizer's, and three counters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from voxtrain.batch import MicroBatch, StepBatch
+from voxtrain.fault import RunFailed
+from voxtrain.model.loss import PositionLosses, position_losses, row_means
+from voxtrain.model.step import RowLoss, StepReport
+from voxtrain.model.tuning import FullTuning, LoraTuning
+from voxtrain.model.upstream import VoxCPM2Model, adapters
+from voxtrain.optim.adamw import AdamW
+from voxtrain.optim.schedule import WarmupConstant, WarmupCosine
+
+SKIPS_IN_A_ROW = 3
+"""As many steps without an update, one after another, end the run: the weights or the data are broken."""
+
+
+class VoxModule(pl.LightningModule):
+    """The model, its loss and its update.
+
+    steps_done: optimizer steps attempted; rows_seen: rows in them; skipped: the steps (1-based) without an update.
+    """
+
+    def __init__(
+        self,
+        model: VoxCPM2Model,
+        tuning: FullTuning | LoraTuning,
+        optimizer: AdamW,
+        schedule: WarmupCosine | WarmupConstant,
+        *,
+        weights_diff: float,
+        weights_stop: float,
+        loss_normalisation: str,
+        max_grad_norm: float,
+        total_steps: int,
+        state: str,
+        autocast: bool,
+        activation_checkpointing: bool,
+    ) -> None:
+        """`state` is `memory.state`; `max_grad_norm` 0 does not clip; `loss_normalisation` is per_row or per_frame."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.tuning, self.rule, self.schedule = model, tuning, optimizer, schedule
+        self.weights_diff, self.weights_stop = weights_diff, weights_stop
+        self.per_row = {"per_row": True, "per_frame": False}[loss_normalisation]
+        self.max_grad_norm, self.total_steps, self.state = max_grad_norm, total_steps, state
+        self.autocast, self.activation_checkpointing = autocast, activation_checkpointing
+        self.steps_done, self.rows_seen = 0, 0
+        self.skipped: list[int] = []
+        self._suspects: dict[int, tuple[str, ...]] = {}
+
+    def learnt_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold, under upstream's names, sharing memory with the model.
+
+        Full fine-tuning: every tensor of the model (it has no AudioVAE). LoRA: the adapters.
+        """
+        if isinstance(self.tuning, LoraTuning):
+            return {name: parameter.detach() for name, parameter in adapters(self.model).items()}
+        return dict(self.model.state_dict())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One group of everything that learns."""
+        return self.rule.build(self._learning(), self.state)
+
+    def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
+        """Leave the step where it is: its micro-batches are moved one by one."""
+        return batch
+
+    def training_step(self, batch: StepBatch) -> dict[str, StepReport]:
+        """Make update number `batch.step`. Raises RunFailed when it is the third in a row that is not finite."""
+        began = time.perf_counter()
+        if batch.step != self.steps_done + 1:
+            raise RuntimeError(f"the batch of step {batch.step} came after {self.steps_done} steps")
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
+        lr = self.rule.lr * self.schedule.factor(self.steps_done, self.total_steps)
+        rows = self._backward(batch)
+        norm = float(self._gradient_norm())
+        finite = math.isfinite(norm) and all(math.isfinite(row.diff) and math.isfinite(row.stop) for row in rows)
+        if finite:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._count(batch, rows, finite)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return {"report": self._report(batch, rows, norm, lr, not finite, time.perf_counter() - began)}
+
+    def _learning(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _backward(self, batch: StepBatch) -> list[RowLoss]:
+        """Add up the gradients of all micro-batches; the losses of all rows, read from the device once."""
+        told: list[tuple[MicroBatch, Tensor]] = []
+        for micro_batch in batch.micro_batches:
+            here = micro_batch.to(self.device)
+            with self._autocast():
+                losses = position_losses(self.model, here, activation_checkpointing=self.activation_checkpointing)
+            self.manual_backward(self._step_loss(losses, here, batch))
+            told.append((micro_batch, self._row_means(losses, len(here.ids))))
+        return [row for micro_batch, means in told for row in _row_losses(micro_batch, means)]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # without its cache: every weight is used once in a micro-batch, and the cache would hold all of them in bf16
+        if self.autocast:
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+        return nullcontext()
+
+    def _step_loss(self, losses: PositionLosses, micro_batch: MicroBatch, batch: StepBatch) -> Tensor:
+        """This micro-batch's part of the step's loss: the parts sum up to it."""
+        value = self.weights_diff * losses.diff + self.weights_stop * losses.stop
+        if not self.per_row:
+            return value.sum() / batch.loss_positions
+        positions = micro_batch.loss_mask.sum(dim=1)  # [B]
+        return (value / positions[losses.row]).sum() / batch.rows
+
+    @staticmethod
+    def _row_means(losses: PositionLosses, rows: int) -> Tensor:
+        return torch.stack([row_means(value.detach(), losses.row, rows) for value in (losses.diff, losses.stop)])
+
+    def _gradient_norm(self) -> Tensor:
+        """The global norm, before the gradients are clipped to `max_grad_norm`."""
+        learning = [parameter for parameter in self._learning() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(learning, self.max_grad_norm, norm)
+        return norm
+
+    def _count(self, batch: StepBatch, rows: list[RowLoss], finite: bool) -> None:
+        self.steps_done += 1
+        self.rows_seen += batch.rows
+        if finite:
+            return
+        self.skipped.append(batch.step)
+        broken = [row.id for row in rows if not (math.isfinite(row.diff) and math.isfinite(row.stop))]
+        self._suspects[batch.step] = tuple(broken or [row.id for row in rows])
+        last = [batch.step - back for back in range(SKIPS_IN_A_ROW)]
+        if set(last) <= set(self.skipped):
+            raise RunFailed(self._despair(sorted(last)))
+
+    def _despair(self, steps: list[int]) -> str:
+        named = sorted({name for step in steps for name in self._suspects.get(step, ())})
+        return (
+            f"The loss or the gradient was not finite in steps {', '.join(map(str, steps))}, one after another.\n"
+            f"Rows in these steps: {', '.join(named)}\n"
+            "Listen to these rows and take bad ones out of the manifest; with good rows, lower optimizer.lr or set "
+            "train.max_grad_norm, and start again or resume."
+        )
+
+    def _report(
+        self, batch: StepBatch, rows: list[RowLoss], norm: float, lr: float, skipped: bool, seconds: float
+    ) -> StepReport:
+        share = [1 / batch.rows if self.per_row else row.positions / batch.loss_positions for row in rows]
+        diff = math.fsum(part * row.diff for part, row in zip(share, rows, strict=True))
+        stop = math.fsum(part * row.stop for part, row in zip(share, rows, strict=True))
+        return StepReport(
+            step=batch.step,
+            loss_diff=diff,
+            loss_stop=stop,
+            loss_total=self.weights_diff * diff + self.weights_stop * stop,
+            grad_norm=norm,
+            lr=lr,
+            rows=batch.rows,
+            rows_seen=self.rows_seen,
+            micro_batches=len(batch.micro_batches),
+            padding_share=1 - batch.positions / batch.padded_positions,
+            audio_seconds=batch.audio_seconds,
+            seconds=seconds,
+            skipped=skipped,
+            row_losses=tuple(rows),
+        )
+
+
+def _row_losses(micro_batch: MicroBatch, means: Tensor) -> list[RowLoss]:
+    positions = micro_batch.loss_mask.sum(dim=1).tolist()
+    diff, stop = means.tolist()
+    return [RowLoss(*values) for values in zip(micro_batch.ids, micro_batch.places, diff, stop, positions, strict=True)]

@@ -1,0 +1,146 @@
+"""Before anything starts: which settings, which run folder, and whether the world offers what they need.
+
+Everything here is cheap and imports no torch, so that a fault is told in the first second and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from voxtrain.checkpoint.changes import allowed_changes
+from voxtrain.composition import compose_config
+from voxtrain.fault import Fault, InputError
+from voxtrain.manifest.row import read_manifest
+from voxtrain.memory.disk import disk_faults
+from voxtrain.run_folder import RunFolder, read_json
+from voxtrain.run_plan import plan_disk
+from voxtrain.settings import Settings, compose, load
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from."""
+
+    settings: Settings
+    run: RunFolder
+    overrides: tuple[str, ...]  # as given on the command line
+    resumes: bool
+
+
+def plan_start(overrides: Sequence[str]) -> Start:
+    """Settings and run folder of a command line without sweeps. Raises InputError with every fault of the settings."""
+    wanted = next((o.split("=", 1)[1] for o in overrides if o.startswith("resume=")), "null")
+    if wanted == "null":
+        settings = compose(overrides)
+        return Start(settings, RunFolder(_free_folder(overrides)), tuple(overrides), resumes=False)
+    folder = _latest(overrides) if wanted == "latest" else Path(wanted)
+    return resume_start(folder, overrides)
+
+
+def resume_start(folder: Path, overrides: Sequence[str]) -> Start:
+    """Settings of a run to go on with: its own, and on top of them what may change."""
+    old = load(folder)
+    run = RunFolder(folder.resolve())
+    record = read_json(run.run) if run.run.is_file() else {}
+    given_before = set(record.get("overrides", []))
+    new = [o for o in overrides if o not in given_before and not o.startswith(("resume=", "hydra."))]
+    settings = load(folder, new)
+    faults = allowed_changes(old.plain, settings.plain)
+    if not run.state_steps():
+        faults.append(Fault(f"resume = {folder}", "the run has saved no state to go on from", "start a new run"))
+    if faults:
+        raise InputError(*faults)
+    return Start(replace(settings, resume=str(run.root)), run, tuple(record.get("overrides", [])), resumes=True)
+
+
+def is_finished(start: Start) -> bool:
+    """Whether the run has done all of its steps already."""
+    record = read_json(start.run.run) if start.run.run.is_file() else {}
+    return record.get("status") == "finished" and record.get("steps") == start.settings.train.total_steps()
+
+
+def _latest(overrides: Sequence[str]) -> Path:
+    cfg, _ = compose_config([o for o in overrides if not o.startswith("resume=")], with_hydra=True)
+    parent = Path(str(cfg.hydra.run.dir)).parent
+    for folder in sorted(parent.glob("*/"), reverse=True):
+        run = RunFolder(folder)
+        if run.run.is_file() and run.config.is_file() and read_json(run.run).get("status") != "finished":
+            return folder
+    raise InputError(
+        Fault("resume = latest", f"no unfinished run lies under {parent}", "name a run folder, or start one")
+    )
+
+
+def _free_folder(overrides: Sequence[str]) -> Path:
+    cfg, _ = compose_config(overrides, with_hydra=True)
+    folder = Path(str(cfg.hydra.run.dir)).resolve()
+    if any(o.startswith("hydra.run.dir=") for o in overrides) or not folder.exists():
+        return folder
+    number = 2
+    while folder.with_name(f"{folder.name}_{number}").exists():  # two runs within one second
+        number += 1
+    return folder.with_name(f"{folder.name}_{number}")
+
+
+def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
+    """Faults of files, folders, devices and disk that can be found without starting anything."""
+    settings, faults = start.settings, []
+    if not start.resumes:
+        if not in_sweep and start.run.root.exists() and any(start.run.root.iterdir()):
+            faults.append(
+                Fault(
+                    f"hydra.run.dir = {start.run.root}",
+                    "this run folder exists and is not empty",
+                    f"go on with it by resume={start.run.root}, or name another folder",
+                )
+            )
+        faults += _manifest_faults(settings.data.manifest, settings.data.group_by)
+    if settings.model.path is not None:
+        faults += _told(settings.model.folder)
+    faults += _device_faults(settings)
+    return faults + disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)
+
+
+def manifest_faults(cfg: DictConfig) -> list[Fault]:
+    """Faults of the manifest that unchecked settings name, to be told along with the faults of the settings."""
+    manifest, group_by = OmegaConf.select(cfg, "data.manifest"), OmegaConf.select(cfg, "data.group_by")
+    return _manifest_faults(manifest, group_by) if isinstance(group_by, str) else []
+
+
+def _manifest_faults(manifest: str | Path | None, group_by: str) -> list[Fault]:
+    return [] if manifest is None else _told(lambda: read_manifest(Path(manifest), group_by))
+
+
+def _told(look: Any) -> list[Fault]:
+    try:
+        look()
+    except InputError as error:
+        return list(error.faults)
+    return []
+
+
+def _device_faults(settings: Settings) -> list[Fault]:
+    if settings.trainer.accelerator == "cuda" and not _has_cuda_gpu():
+        return [
+            Fault(
+                "trainer.accelerator = cuda",
+                "no NVIDIA GPU was found on this machine",
+                "run `python -m voxtrain.doctor`, or try +recipe=demo, which needs none",
+            )
+        ]
+    return []
+
+
+def _has_cuda_gpu() -> bool:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return bool(pynvml.nvmlDeviceGetCount() > 0)
+    except pynvml.NVMLError:
+        return False

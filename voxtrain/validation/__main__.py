@@ -1,0 +1,112 @@
+"""`python -m voxtrain.validation RUN [--select-only] [overrides]`: judge what is not judged yet, and select again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxtrain.door import run_door, split_arguments
+from voxtrain.fault import DONE, FAILED, Fault, InputError
+from voxtrain.model.tuning import LoraTuning
+from voxtrain.run_folder import RunFolder
+from voxtrain.settings import load
+from voxtrain.validation.evidence import LOSSES, Evidence, gather, write_checkpoints
+from voxtrain.validation.judge import Judging, Sources, judge
+from voxtrain.validation.lock import held
+from voxtrain.validation.select import select
+from voxtrain.validation.table import read_rows
+
+if TYPE_CHECKING:
+    from voxtrain.settings import Settings
+
+ONLY_SELECT = "--select-only"
+
+
+def main(arguments: list[str]) -> int:
+    """Judge and select; FAILED when a checkpoint could not be judged."""
+    folder, select_only, overrides = parse(arguments)
+    settings = load(folder, overrides)
+    run = RunFolder(folder.resolve())
+    if not run.checkpoint_steps() and not run.evaluated_rows.is_file():
+        raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
+    with held(run.evaluated_rows.with_suffix(".lock")):
+        judging = Judging(read_rows(run)) if select_only else judge(run, settings.validation, sources(settings))
+        if judging.table is None:
+            what = "; ".join(f"step {step}: {why}" for step, why in judging.not_judged.items()) or "nothing was judged"
+            raise InputError(Fault(str(folder), what, "judge first: python -m voxtrain.validation RUN"))
+        weights = settings.train.loss_weights
+        evidence = gather(judging.table, weights.diff, weights.stop)
+        write_checkpoints(run, evidence)
+        choice = select(run, evidence, settings.validation.rule, judging.not_judged)
+    if not select_only:
+        show_losses(evidence, choice)
+    show_choice(choice)
+    return FAILED if judging.not_judged else DONE
+
+
+def parse(arguments: list[str]) -> tuple[Path, bool, list[str]]:
+    """The run folder, whether to select only, and the overrides. Raises InputError for anything else."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    paths, overrides = split_arguments([argument for argument in arguments if not argument.startswith("-")])
+    faults = [
+        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT}") for flag in flags if flag != ONLY_SELECT
+    ]
+    if len(paths) != 1:
+        given = "no run folder was named" if not paths else f"{len(paths)} run folders were named"
+        faults.append(Fault("python -m voxtrain.validation", given, "name one: outputs/<name>/<time>"))
+    if faults:
+        raise InputError(*faults)
+    return paths[0], ONLY_SELECT in flags, overrides
+
+
+def sources(settings: Settings) -> Sources:
+    """What the run was made from."""
+    tuning = settings.tuning if isinstance(settings.tuning, LoraTuning) else None
+    return Sources(settings.model.folder, tuning, settings.data.latent_folder())
+
+
+def show_losses(evidence: Evidence, choice: dict[str, Any]) -> None:
+    """Print the table of checkpoints."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for head in ("step", *LOSSES, "to the best", f"{choice['level']:.0%} interval", "P(best)"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    best = evidence.probabilities_best()
+    for step in evidence.steps:
+        losses = (f"{evidence.loss(step, name):.4f}" for name in LOSSES)
+        share = f"{best[step]:.0%}" if step in best else ""
+        table.add_row(str(step), *losses, *_to_the_best(choice, step), share, _mark(choice, step))
+    Console(highlight=False).print(table)
+
+
+def show_choice(choice: dict[str, Any]) -> None:
+    """Print which checkpoint is selected and why, and what speaks against it."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]Selected: step {choice['selected_step']}[/bold] (rule: {choice['rule']})")
+    console.print(choice["reason"], markup=False)
+    for warning in choice["warnings"]:
+        console.print(f"Mind: {warning}.", markup=False)
+    sys.stdout.flush()
+
+
+def _to_the_best(choice: dict[str, Any], step: int) -> tuple[str, str]:
+    found = (choice["intervals"] or {}).get(str(step))
+    if found is None or found["difference"] is None:
+        return "", ""
+    return f"{found['difference']:+.4f}", f"{found['low']:+.4f} to {found['high']:+.4f}"
+
+
+def _mark(choice: dict[str, Any], step: int) -> str:
+    if step == choice["selected_step"]:
+        return "selected"
+    return "base model" if step == 0 else "ties" if choice["intervals"] and step in choice["tie_set"] else ""
+
+
+if __name__ == "__main__":
+    run_door(main)

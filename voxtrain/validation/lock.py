@@ -1,0 +1,56 @@
+"""One judge at a time: two on one run folder would judge the same checkpoints and lose each other's records.
+
+The lock is the operating system's (flock), so that it ends with its holder, however that dies; the file only says who
+holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from voxtrain.fault import Fault, InputError
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock at `path` inside the context. Raises InputError, naming the holder, when another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _locked(path)
+    try:
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still ours
+        file.close()
+
+
+def _locked(path: Path) -> TextIO:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise InputError(
+                Fault(str(path.parent), f"{holder} is judging this run", "wait until it has ended, then ask again")
+            ) from None
+        if _is_still_there(file, path):
+            file.truncate(0)  # a dead holder's name
+            return file
+        file.close()  # its holder removed it between our opening and locking it
+
+
+def _is_still_there(file: TextIO, path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,80 @@
+"""Putting the weights of a numbered checkpoint into a model that is in memory already, strictly.
+
+One model serves all checkpoints: tensors are copied one at a time, and every name and shape must fit. What a file
+holds is compared with the checksum in step.json first, so that a flipped bit is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, MODEL, STEP, sha256_of
+from voxtrain.fault import Fault, InputError
+from voxtrain.model.tuning import LoraTuning
+from voxtrain.model.upstream import VoxCPM2Model, adapters, load_adapter, load_model
+from voxtrain.model.weights import check_names, open_weights
+from voxtrain.run_folder import read_json
+
+REMEDY = "restore the folder from a copy; the other checkpoints are not touched by this"
+
+
+def written_checksum(folder: Path) -> str:
+    """The sha256 that a checkpoint's weights had when they were written. Raises InputError when step.json is broken."""
+    try:
+        return str(read_json(folder / STEP)["sha256"][weights_file(folder).name])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(Fault(str(folder / STEP), f"it names no checksum of the weights: {error}", REMEDY)) from None
+
+
+def check_content(folder: Path) -> None:
+    """Raise InputError when the weights are no longer what was written, OSError when they are gone."""
+    if sha256_of(weights_file(folder)) != written_checksum(folder):
+        what = "its content is not what was written (the checksum differs)"
+        raise InputError(Fault(str(weights_file(folder)), what, REMEDY))
+
+
+def weights_file(folder: Path) -> Path:
+    """The adapter of a LoRA checkpoint, the whole model's weights of another."""
+    adapter = folder / ADAPTER
+    return adapter if adapter.is_file() else folder / MODEL
+
+
+def first_model(
+    folder: Path, base: Callable[[], Path], lora: LoraTuning | None, device: torch.device, dtype: torch.dtype
+) -> VoxCPM2Model:
+    """A model in training form that `put_weights` can fill from any checkpoint of the run; `folder` is one of them."""
+    model = load_model(folder if lora is None else base(), lora, device, dtype)
+    for parameter in adapters(model).values():
+        parameter.data = parameter.data.to(dtype)  # without autocast both factors of a product need one dtype
+    return model.eval().requires_grad_(False)
+
+
+def put_weights(model: VoxCPM2Model, folder: Path, lora: LoraTuning | None) -> None:
+    """Make the model, in training or speaking form, that of a checkpoint of the same run.
+
+    Raises InputError or OSError when the checkpoint is not whole or does not fit; the model must then not be used
+    before another checkpoint was put into it.
+    """
+    check_content(folder)
+    if lora is not None:
+        check_adapter(folder, lora)
+        load_adapter(model, folder)
+        return
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("audio_vae.")}
+    with open_weights(folder / MODEL) as file, torch.no_grad():
+        check_names(file, {name: tuple(tensor.shape) for name, tensor in own.items()})
+        for name, tensor in own.items():
+            tensor.copy_(file.read(name))
+
+
+def check_adapter(folder: Path, lora: LoraTuning) -> None:
+    """Raise InputError unless the adapter was made with the run's own tuning."""
+    made_with, wanted = read_json(folder / ADAPTER_CONFIG)["lora_config"], lora.lora_config()
+    other = [
+        f"{key}: {made_with.get(key)}, not {value}" for key, value in wanted.items() if made_with.get(key) != value
+    ]
+    if other:
+        raise InputError(Fault(str(folder / ADAPTER_CONFIG), f"it is another adapter ({'; '.join(other)})", REMEDY))
