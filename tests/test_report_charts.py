@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import report_material as made
 
-from voxtrain.report.charts import Point, checkpoint_chart, rate_chart, runs_chart, smoothed, step_chart
+from voxtrain.report.charts import Curve, Point, checkpoint_chart, rate_chart, runs_chart, smoothed, step_chart
 from voxtrain.report.run import write_report
 
 
@@ -21,7 +21,8 @@ def test_charts_are_xml_in_the_colours_of_the_page() -> None:
         step_chart("<b>", [1], [0.5]),
         rate_chart("c", [1, 2], [0.0, 1e-5]),
         checkpoint_chart("d", [Point(0, 1.0, None, None), Point(40, 0.9, 0.8, 1.1)], 40, [40]),
-        runs_chart("e", [], "rows"),
+        runs_chart("e", [Curve("r", [0, 8], [1.0, 0.5])], "rows", marked=True),
+        runs_chart("f", [], "rows", marked=False),
     ]
     assert charts.pop() == ""
     for svg in charts:

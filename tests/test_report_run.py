@@ -73,7 +73,15 @@ def test_a_complete_run_is_told_in_full(run: RunFolder) -> None:
     assert f"Ship step {best}: its held-out loss/total of {made.total(best):.4f} is the lowest of 6" in page.text
     assert f"That is {gain:.4f} ({gain / made.total(0):.1%}".replace("%", "") in page.text
     assert f"The last checkpoint, step 240, is {made.total(240) - made.total(best):.4f} above it." in page.text
-    for told in ("1,920", "1 min 11 s", "1.93 GiB", "predicted 1.70 GiB", "checkpoints/step_0000120", "finished"):
+    for told in (
+        "1,920",
+        "1 min 11 s",
+        "1.93 GiB",
+        "1.70 GiB",
+        "of the whole process",
+        "checkpoints/step_0000120",
+        "finished",
+    ):
         assert told in page.text
     for told in ("empty_text", "30.8 %", "please subscribe <b>now</b>", "The ledger balances.", "no group is in two"):
         assert told in page.text
@@ -166,7 +174,8 @@ def test_intervals_and_ties_are_shown_where_there_are_intervals(run: RunFolder) 
     assert f"{low:.4f} to {high:.4f}" in text
     assert "This split cannot tell it from step 160." in text
     assert "12.5 %" in text
-    for told in ("cannot be told from it", "best with", "cannot tell it"):
+    assert "\N{MINUS SIGN}0.0100 to +0.0300" in text  # of the difference from the selected, paired
+    for told in ("cannot be told from it", "P(best)", "cannot tell it"):
         assert told not in plain
 
 

@@ -150,6 +150,18 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     assert "cannot be compared" not in html
 
 
+def test_many_differing_settings_have_a_table_of_their_own(tmp_path: Path) -> None:
+    one, other = made.fake_run(tmp_path / "a"), made.fake_run(tmp_path / "b")
+    text = other.config.read_text().replace("seed: ", "seed: 1").replace("batch_size: 2", "batch_size: 8")
+    text = text.replace("grad_accum: 4", "grad_accum: 1").replace("lr: 1e-3", "lr: 2e-3").replace("fp32", "bf16")
+    other.config.write_text(text)
+    html = write_comparison([one, other], tmp_path / "compare.html").read_text()
+    below = html[html.index("Settings that differ") :]
+    for key in ("seed", "train.batch_size", "train.grad_accum", "optimizer.lr", "memory.weights"):
+        assert f">{key}<" in below
+        assert f">{key}<" not in html[: html.index("Settings that differ")]
+
+
 def test_runs_on_other_rows_or_draws_must_not_be_compared(tmp_path: Path) -> None:
     one, other = made.fake_run(tmp_path / "a"), made.fake_run(tmp_path / "b")
     rows = DataFolder(other.data).rows("validation")

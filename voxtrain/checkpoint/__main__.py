@@ -8,6 +8,7 @@ from pathlib import Path
 from voxtrain.checkpoint.retention import Verdict, apply, verdicts
 from voxtrain.door import run_door
 from voxtrain.fault import DONE, Fault, InputError
+from voxtrain.memory.disk import told_size
 from voxtrain.run_folder import RunFolder
 
 
@@ -43,17 +44,20 @@ def _prune(run: RunFolder, *, really: bool) -> None:
     for verdict in planned:
         print(_told(verdict))
     going = [verdict for verdict in planned if not verdict.stays]
-    size = sum(verdict.size_bytes for verdict in going) / 2**30
     if not really:
-        print(f"\n{len(going)} of {len(planned)} would go and set {size:.2f} GiB free; --apply deletes them.")
+        print(f"\n{len(going)} of {len(planned)} would go and set {_size(going)} free; --apply deletes them.")
         return
     gone = apply(run)
-    print(f"\n{len(gone)} deleted, {sum(verdict.size_bytes for verdict in gone) / 2**30:.2f} GiB set free.")
+    print(f"\n{len(gone)} deleted, {_size(gone)} set free.")
+
+
+def _size(found: list[Verdict]) -> str:
+    return told_size(sum(verdict.size_bytes for verdict in found))
 
 
 def _told(verdict: Verdict) -> str:
     fate = "stays" if verdict.stays else "goes "
-    return f"step {verdict.step:>7}  {fate}  {verdict.size_bytes / 2**30:8.2f} GiB  {verdict.reason}"
+    return f"step {verdict.step:>7}  {fate}  {told_size(verdict.size_bytes):>10}  {verdict.reason}"
 
 
 def _export(run: RunFolder, given: argparse.Namespace) -> None:

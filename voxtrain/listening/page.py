@@ -37,7 +37,8 @@ class Cell:
     sound: str
     waveform: str
     file: str  # of its WAV, as seen from the page
-    figures: str
+    length: float  # share of the longest sample of the page
+    figures: tuple[str, ...]
     flags: tuple[str, ...]
 
 
@@ -54,11 +55,12 @@ def write_page(run: RunFolder, samples: Sequence[Sample], order: Sequence[Line],
         lstrip_blocks=True,
     )
     by_place = {(sample.step, sample.line): sample for sample in samples}
+    longest_s = max((sample.measures.seconds for sample in samples if sample.measures), default=1.0)
     content: Mapping[str, Any] = {
         "title": title,
         "columns": columns,
         "selected": selected,
-        "texts": [{"text": text, "rows": _rows(run, text, order, columns, by_place)} for text in texts],
+        "texts": [{"text": text, "rows": _rows(run, text, order, columns, by_place, longest_s)} for text in texts],
         "bars": BARS,
         "height": 2 * HALF_HEIGHT,
         "runaways": sum(sample.runaway for sample in samples),
@@ -84,26 +86,38 @@ def _rows(
     order: Sequence[Line],
     columns: Sequence[Column],
     by_place: Mapping[tuple[int, Line], Sample],
+    longest_s: float,
 ) -> list[dict[str, Any]]:
     """One row for each seed of a text."""
     rows = []
     for row, line in enumerate(order):
         if line.text == text:
             found = [by_place.get((column.step, line)) for column in columns]
-            cells = [None if sample is None else _cell(run, sample, row, at) for at, sample in enumerate(found)]
+            cells = [
+                None if sample is None else _cell(run, sample, row, at, longest_s) for at, sample in enumerate(found)
+            ]
             rows.append({"number": line.number, "cells": cells})
     return rows
 
 
-def _cell(run: RunFolder, sample: Sample, row: int, column: int) -> Cell:
+def _cell(run: RunFolder, sample: Sample, row: int, column: int, longest_s: float) -> Cell:
     path = wave_file(run, sample)
     if sample.measures is None or not path.is_file():
-        return Cell(sample.step, row, column, "", "", "", "", (sample.failed or "the WAV file is gone",))
+        return Cell(sample.step, row, column, "", "", "", 0.0, (), (sample.failed or "the WAV file is gone",))
     wave, _ = soundfile.read(path, dtype="float32")
     seconds, pace = sample.measures.seconds, sample.measures.seconds_per_char
-    file = path.relative_to(run.listening).as_posix()
-    figures = f"{seconds:.1f} s, {pace * 1000:.0f} ms a character, {sample.measures.rms_db:.0f} dB"
-    return Cell(sample.step, row, column, data_address(path), waveform_path(wave), file, figures, tuple(_flags(sample)))
+    level = f"\N{MINUS SIGN}{-sample.measures.rms_db:.0f} dB"
+    return Cell(
+        step=sample.step,
+        row=row,
+        column=column,
+        sound=data_address(path),
+        waveform=waveform_path(wave),
+        file=path.relative_to(run.listening).as_posix(),
+        length=seconds / longest_s,
+        figures=(f"{seconds:.1f} s", f"{pace * 1000:.0f} ms/char", level),
+        flags=tuple(_flags(sample)),
+    )
 
 
 def _flags(sample: Sample) -> list[str]:

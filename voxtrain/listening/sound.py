@@ -25,9 +25,7 @@ def data_address(path: Path) -> str:
     for name, subtype, kind in KINDS:
         if name in soundfile.available_formats() and subtype in soundfile.available_subtypes(name):
             held, mode = io.BytesIO(), "VARIABLE" if name == "MP3" else None
-            soundfile.write(
-                held, wave, rate_hz, subtype, format=name, compression_level=COMPRESSION, bitrate_mode=mode
-            )
+            soundfile.write(held, wave, rate_hz, subtype, format=name, compression_level=COMPRESSION, bitrate_mode=mode)
             return _address(kind, held.getvalue())
     return _address("audio/wav", path.read_bytes())
 
@@ -37,13 +35,12 @@ def _address(kind: str, content: bytes) -> str:
 
 
 def waveform_path(wave: NDArray[np.float32]) -> str:
-    """The `d` of an SVG path, BARS wide and 2 x HALF_HEIGHT high: one upright line for each part of the sound.
+    """The `d` of an SVG path, BARS wide and 2 x HALF_HEIGHT high: the outline of the loudest samples of each part.
 
     Heights are shares of full scale by their square root, so that quiet speech is still seen.
     """
     parts = np.array_split(np.abs(wave), BARS)
-    heights = [HALF_HEIGHT * float(part.max(initial=0)) ** 0.5 for part in parts]
-    lines = (
-        f"M{x + 0.5:g} {HALF_HEIGHT - h:.1f}V{HALF_HEIGHT + h:.1f}" for x, h in enumerate(np.maximum(heights, 0.4))
-    )
-    return "".join(lines)
+    heights = [max(0.4, HALF_HEIGHT * float(part.max(initial=0)) ** 0.5) for part in parts]
+    above = "".join(f"H{x}V{HALF_HEIGHT - height:.1f}" for x, height in enumerate(heights))
+    below = "".join(f"H{x + 1}V{HALF_HEIGHT + heights[x]:.1f}" for x in reversed(range(BARS)))
+    return f"M0 {HALF_HEIGHT:g}{above}{below}H0Z"

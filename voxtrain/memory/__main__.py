@@ -139,7 +139,7 @@ def _verdict(plan: MemoryPlan) -> list[str]:
 
 def _savings(plan: MemoryPlan, found: Sequence[Remedy]) -> list[str]:
     head = "To save memory: " if plan.fits else "To make it fit: "
-    return [head + "; ".join(map(str, found))] if found else []
+    return [head + "; ".join(map(str, found))] if found and plan.card_gib is not None else []
 
 
 def _disk_lines(disk: DiskPlan) -> list[str]:

@@ -137,14 +137,14 @@ def rate_chart(label: str, steps: Sequence[int], values: Sequence[float]) -> str
     return _svg(draw, f"{label} at each of {len(steps)} training steps", "step", LARGE, enough=len(steps) > 0)
 
 
-def runs_chart(label: str, curves: Sequence[Curve], x_label: str) -> str:
+def runs_chart(label: str, curves: Sequence[Curve], x_label: str, *, marked: bool) -> str:
     """The same figure of several runs, told apart by colour and, beyond six, by dashes."""
     drawn = [curve for curve in curves if len(curve.x)]
 
     def draw(axes: Axes) -> None:
         for place, curve in enumerate(drawn):
             dash = DASHES[place // len(SERIES) % len(DASHES)]
-            marker = "o" if len(curve.x) <= 30 else None
+            marker = "o" if marked else None
             axes.plot(curve.x, curve.y, color=SERIES[place % len(SERIES)], ls=dash, marker=marker, ms=4, lw=1.6)
 
     return _svg(draw, f"{label} of {', '.join(curve.label for curve in drawn)}", x_label, LARGE, enough=bool(drawn))

@@ -26,6 +26,9 @@ from voxtrain.report.summary import (
 )
 from voxtrain.run_folder import RunFolder, write_whole
 
+MOST_COLUMNS = 4
+"""Differing settings that stand beside the figures; more of them have a table of their own."""
+
 
 def write_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
     """Write a page with the runs side by side to `out`, and return its path."""
@@ -44,6 +47,7 @@ def comparison_page(
     place: what stands small beside the title. columns: what the runs differ in, one cell a run. beside: the folder
     that links start from.
     """
+    inside = list(columns) if len(columns) <= MOST_COLUMNS else []
     totals = [summary.held_out["loss/total"] for summary in summaries]
     best = min(filter(math.isfinite, totals), default=None)
     return page(
@@ -52,9 +56,10 @@ def comparison_page(
             "title": title,
             "place": place,
             "warnings": comparison_warnings(list(summaries)),
-            "columns": list(columns),
+            "columns": inside,
+            "below": [] if inside else [{"key": key, "cells": cells} for key, cells in columns.items()],
             "rows": [
-                _row(summary, place, [cells[place] for cells in columns.values()], best, beside)
+                _row(summary, place, [columns[key][place] for key in inside], best, beside)
                 for place, summary in enumerate(summaries)
             ],
             "charts": _charts(summaries),
@@ -86,9 +91,13 @@ def _charts(summaries: Sequence[Summary]) -> list[Drawn]:
     learnt = [_training_curve(summary) for summary in summaries]
     by_rows = "by rows learnt from, so that runs of other step sizes compare"
     return [
-        Drawn("Held-out loss/total", by_rows, runs_chart("Held-out loss/total", held_out, "rows learnt from")),
         Drawn(
-            "Training loss/diff", f"smoothed, {by_rows}", runs_chart("Training loss/diff", learnt, "rows learnt from")
+            "Held-out loss/total", by_rows, runs_chart("Held-out loss/total", held_out, "rows learnt from", marked=True)
+        ),
+        Drawn(
+            "Training loss/diff",
+            f"smoothed, {by_rows}",
+            runs_chart("Training loss/diff", learnt, "rows learnt from", marked=False),
         ),
     ]
 

@@ -102,7 +102,9 @@ def _tiles(evidence: Evidence) -> Iterator[dict[str, str]]:
     yield tile("Training time", words.span(seconds), f"{each:.3g} s a step" if evidence.steps else "")
     predicted = (evidence.memory or {}).get("predicted")
     plan = number(predicted.get("peak_gib")) if isinstance(predicted, dict) else math.nan
-    note = f"predicted {words.gib(plan)}" if math.isfinite(plan) else ""
+    measured = (evidence.memory or {}).get("measured")
+    on_cpu = isinstance(measured, dict) and measured.get("device") == "cpu"
+    note = "of the whole process" if on_cpu else f"predicted {words.gib(plan)}" if math.isfinite(plan) else ""
     yield tile("Peak memory", words.gib(evidence.peak_gib), note)
     yield from _loss_tiles(evidence)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from voxtrain.report import words
@@ -79,17 +80,34 @@ def _row(evidence: Evidence, row: dict[str, str]) -> dict[str, Any]:
     total, base = number(row.get("loss/total")), number((evidence.judged(0) or {}).get("loss/total"))
     ends = interval(row, "loss/total")
     best = _best_column(evidence)
+    difference, paired = _against_selected(evidence, step, total)
     return {
         "step": f"{step:,}",
         "total": words.loss(total),
         "range": f"{words.loss(ends[0])} to {words.loss(ends[1])}" if ends else "",
         "against_base": words.signed(total - base) if step else "",
+        "against_selected": difference,
+        "paired": paired,
         "diff": words.loss(number(row.get("loss/diff"))),
         "stop": words.loss(number(row.get("loss/stop"))),
         "best": words.share(number(row.get(best))) if best and step else "",
         "marks": _marks(evidence, step),
         "selected": step == evidence.selected_step,
     }
+
+
+def _against_selected(evidence: Evidence, step: int, total: float) -> tuple[str, str]:
+    """loss/total less that of the selected, and the interval of that difference, paired by row and draw."""
+    if step == evidence.selected_step:
+        return "", ""
+    difference = total - number((evidence.judged(evidence.selected_step) or {}).get("loss/total"))
+    intervals = (evidence.selection or {}).get("intervals")
+    found = intervals.get(str(step)) if isinstance(intervals, Mapping) else None
+    if not isinstance(found, Mapping):
+        return words.signed(difference), ""
+    return words.signed(
+        difference
+    ), f"{words.signed(number(found.get('low')))} to {words.signed(number(found.get('high')))}"
 
 
 def _best_column(evidence: Evidence) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from voxtrain.report.evidence import Evidence, flat, number
 
 LOSSES = ("loss/total", "loss/diff", "loss/stop")
 
-NOT_COMPARED = ("name", "resume", "hydra")
+NOT_COMPARED = re.compile(r"(name|resume|hydra|logger)(\..*)?|.*\.cache_dir")
 """Settings in which runs differ without being other experiments."""
 
 
@@ -73,7 +74,7 @@ def differing(summaries: list[Summary]) -> list[str]:
     return [
         key
         for key in keys
-        if key.split(".")[0] not in NOT_COMPARED and len({summary.settings.get(key) for summary in known}) > 1
+        if not NOT_COMPARED.fullmatch(key) and len({summary.settings.get(key) for summary in known}) > 1
     ]
 
 

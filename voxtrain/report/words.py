@@ -26,8 +26,10 @@ def count(value: float | None) -> str:
 
 
 def gib(value: float) -> str:
-    """Memory, GiB."""
-    return f"{value:.2f} GiB" if math.isfinite(value) else NOTHING
+    """Memory, GiB; what is small with two figures."""
+    if not math.isfinite(value):
+        return NOTHING
+    return f"{value:.2f} GiB" if value >= 0.1 else f"{value:.2g} GiB"
 
 
 def share(value: float) -> str:

@@ -72,14 +72,14 @@ def show_losses(evidence: Evidence, choice: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for head in ("step", *LOSSES, "to the best", f"{choice['level']:.0%} interval", "P(best)"):
+    for head in ("step", *LOSSES, "less the best's", "P(best)"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     best = evidence.probabilities_best()
     for step in evidence.steps:
         losses = (f"{evidence.loss(step, name):.4f}" for name in LOSSES)
         share = f"{best[step]:.0%}" if step in best else ""
-        table.add_row(str(step), *losses, *_to_the_best(choice, step), share, _mark(choice, step))
+        table.add_row(str(step), *losses, _less_the_best(choice, step), share, _mark(choice, step))
     Console(highlight=False).print(table)
 
 
@@ -95,11 +95,9 @@ def show_choice(choice: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _to_the_best(choice: dict[str, Any], step: int) -> tuple[str, str]:
+def _less_the_best(choice: dict[str, Any], step: int) -> str:
     found = (choice["intervals"] or {}).get(str(step))
-    if found is None or found["difference"] is None:
-        return "", ""
-    return f"{found['difference']:+.4f}", f"{found['low']:+.4f} to {found['high']:+.4f}"
+    return "" if found is None or found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
 
 
 def _mark(choice: dict[str, Any], step: int) -> str:

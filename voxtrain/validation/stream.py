@@ -12,6 +12,7 @@ import selectors
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -24,26 +25,22 @@ def run_streamed(command: Sequence[str], environment: Mapping[str, str], log: Pa
 
     An interrupt (ctrl-C) reaches the command as well; it is awaited, and then the interrupt goes on.
     """
-    streams = {name: _open(getattr(sys, name)) for name in ("stdout", "stderr")}
-    with log.open("ab") as file, selectors.DefaultSelector() as waiting:
-        child = subprocess.Popen(
-            list(command),
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=streams["stdout"][1],
-            stderr=streams["stderr"][1],
-        )
-        for name, (read, write) in streams.items():
-            os.close(write)
-            waiting.register(read, selectors.EVENT_READ, getattr(sys, name))
+    targets = (sys.stdout, sys.stderr)
+    with ExitStack() as reads, ExitStack() as writes:
+        ends = [_open(target) for target in targets]
+        for read, write in ends:
+            reads.callback(os.close, read)
+            writes.callback(os.close, write)
+        out, err = (write for _, write in ends)
+        child = subprocess.Popen(list(command), env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        writes.close()  # the command has its own: without ours, its end is seen
         try:
-            _copy(waiting, _PlainLog(file))
+            with log.open("ab") as file:
+                _copy({read: target for (read, _), target in zip(ends, targets, strict=True)}, _PlainLog(file))
         except BaseException:
             child.terminate()
             raise
         finally:
-            for read, _ in streams.values():
-                os.close(read)
             child.wait()
     return child.returncode
 
@@ -74,19 +71,27 @@ def _is_terminal(target: TextIO) -> bool:
         return False
 
 
-def _copy(waiting: selectors.BaseSelector, log: _PlainLog) -> None:
-    while waiting.get_map():
-        for key, _ in waiting.select():
-            try:
-                said = os.read(key.fd, 65536)
-            except OSError:  # a pty whose other end is closed
-                said = b""
-            if not said:
-                waiting.unregister(key.fd)
-                continue
-            _say(key.data, said)
-            log.write(key.fd, said)
+def _copy(opened: Mapping[int, TextIO], log: _PlainLog) -> None:
+    """Copy what comes from each end to its stream and to the log, until all are closed."""
+    with selectors.DefaultSelector() as waiting:
+        for read, target in opened.items():
+            waiting.register(read, selectors.EVENT_READ, target)
+        while waiting.get_map():
+            for key, _ in waiting.select():
+                said = _read(key.fd)
+                if said:
+                    _say(key.data, said)
+                    log.write(key.fd, said)
+                else:
+                    waiting.unregister(key.fd)
     log.close()
+
+
+def _read(end: int) -> bytes:
+    try:
+        return os.read(end, 65536)
+    except OSError:  # a pty whose other end is closed
+        return b""
 
 
 def _say(target: TextIO, said: bytes) -> None:
