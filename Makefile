@@ -11,7 +11,7 @@ EXTRAS := demo,sweep,dev
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-# Tests run one thread each, in as many processes as there are cores here (WORKERS=0: in this one).
+# Fast tests run in two processes of one thread each (WORKERS=0: in one, for a debugger).
 WORKERS := 2
 # $(call pytest,ARGUMENTS): a selection without a test fails, and says so.
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(1) || { code=$$?; \

@@ -9,8 +9,9 @@ import torch
 from omegaconf import OmegaConf
 
 from voxtrain.checkpoint.writer import write_checkpoint
+from voxtrain.durable import write_jsonl, write_whole
 from voxtrain.model.upstream import adapters, load_model
-from voxtrain.run_folder import DataFolder, RunFolder, write_jsonl, write_whole
+from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.settings import Settings, load
 from voxtrain.validation.judge import Sources
 

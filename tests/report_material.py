@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from voxtrain.run_folder import DataFolder, RunFolder, write_json, write_jsonl, write_table, write_whole
+from voxtrain.durable import write_json, write_jsonl, write_table, write_whole
+from voxtrain.run_folder import DataFolder, RunFolder
 
 STEPS, EVERY, ROWS_PER_STEP = 240, 40, 8
 RULES = {"empty_text": 37, "too_short": 3, "boilerplate": 1, "clipped": 0}

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from voxtrain.checkpoint.__main__ import main
 from voxtrain.checkpoint.export import chosen_step, export
 from voxtrain.checkpoint.writer import write_checkpoint
+from voxtrain.durable import write_json, write_table
 from voxtrain.fault import InputError
 from voxtrain.model import upstream
-from voxtrain.run_folder import DataFolder, RunFolder, write_json, write_table
+from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.settings import compose
 
 LORA = {"r": 2, "alpha": 6, "dropout": 0.0, "enable_lm": True}

@@ -15,8 +15,9 @@ from torch import nn
 from voxtrain.checkpoint import resume
 from voxtrain.checkpoint.folders import remove_folder, remove_leftovers
 from voxtrain.checkpoint.resume import load_state, read_facts, state_bytes, write_state
+from voxtrain.durable import read_json, write_json
 from voxtrain.fault import InputError
-from voxtrain.run_folder import RunFolder, read_json, write_json
+from voxtrain.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from voxtrain.checkpoint import retention
 from voxtrain.checkpoint.__main__ import main
 from voxtrain.checkpoint.retention import apply, verdicts
+from voxtrain.durable import write_json, write_table
 from voxtrain.fault import InputError
-from voxtrain.run_folder import RunFolder, write_json, write_table
+from voxtrain.run_folder import RunFolder
 
 
 def make(root: Path, steps: list[int], judged: list[int], selected: int | None, tie: list[int]) -> RunFolder:

@@ -20,8 +20,9 @@ from torch import Tensor
 from voxtrain.checkpoint import writer
 from voxtrain.checkpoint.stream import LazyTensor, lazily, write_safetensors
 from voxtrain.checkpoint.writer import point_latest, write_checkpoint
+from voxtrain.durable import read_json
 from voxtrain.fault import InputError
-from voxtrain.run_folder import RunFolder, read_json
+from voxtrain.run_folder import RunFolder
 
 LORA = {"r": 2, "alpha": 4, "enable_lm": True}
 

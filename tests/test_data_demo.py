@@ -19,9 +19,10 @@ from pydantic import ValidationError
 
 from voxtrain.data.demo_rows import demo_rows, faults_beside
 from voxtrain.data.demo_speech import DemoSource
+from voxtrain.durable import read_json, read_jsonl
 from voxtrain.fault import InputError
 from voxtrain.manifest.prepare import prepare, read_split
-from voxtrain.run_folder import SPLITS, DataFolder, read_json, read_jsonl
+from voxtrain.run_folder import SPLITS, DataFolder
 
 RULES = {"empty_text": "empty_text", "boilerplate": "boilerplate", "short_audio": "too_short"}
 

@@ -125,7 +125,8 @@ def test_recipe_without_plus(door: Door) -> None:
 def test_typo_in_a_recipe_file(door: Door, tmp_path: Path) -> None:
     (tmp_path / "mine" / "recipe").mkdir(parents=True)
     recipe = tmp_path / "mine" / "recipe" / "typo.yaml"
-    recipe.write_text("# @package _global_\ndefaults:\n  - /recipe: demo\ntrain: {max_stepz: 3}\nvalidatoin: {draws: 2}\n")
+    picks = "defaults:\n  - override /model: tiny\n  - override /data: demo\n  - override /memory: cpu\n"
+    recipe.write_text(f"# @package _global_\n{picks}train: {{max_stepz: 3}}\nvalidatoin: {{draws: 2}}\n")
     outcome = door(f"hydra.searchpath=[file://{tmp_path}/mine]", "+recipe=typo")
     refused(outcome, "train.max_stepz", "max_steps", "validatoin")
 
@@ -158,7 +159,7 @@ def test_run_folder_that_is_not_empty(door: Door) -> None:
 def test_no_space_for_the_planned_checkpoints(door: Door, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
-    refused(door("+recipe=demo", write_manifest(rows)), "checkpoint.every", "GiB")
+    refused(door("+recipe=demo", write_manifest(rows)), "checkpoint.every", "MiB are free")
 
 
 def test_no_gpu(door: Door, rows: list, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
@@ -189,7 +190,8 @@ def test_looking_imports_no_torch(flags: list[str], tmp_path: Path) -> None:
         "import voxtrain.__main__ as door\n"
         "try:\n    door.main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, cwd=tmp_path, check=False)
+    command = [sys.executable, "-c", code, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "train" in done.stdout
     assert not list(tmp_path.iterdir())

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import soundfile
 from judged_run import CPU, make_run, settings_of
 
+from voxtrain.durable import write_json
 from voxtrain.fault import DONE, FAILED, InputError
 from voxtrain.listening.__main__ import main, parse
 from voxtrain.listening.settings import ListeningSettings
@@ -22,7 +23,7 @@ from voxtrain.listening.sound import data_address, waveform_path
 from voxtrain.listening.table import Sample, lines, read_samples, text_id, wave_file
 from voxtrain.model import upstream
 from voxtrain.model.tuning import LoraTuning
-from voxtrain.run_folder import RunFolder, write_json
+from voxtrain.run_folder import RunFolder
 
 STEPS = (0, 10)
 TEXTS = "listening.texts=[Good morning.,'<b>3</b> & 4']"
@@ -221,7 +222,7 @@ def test_noise_is_that_of_the_text_and_the_take() -> None:
     "changes", [{"texts": []}, {"texts": [" "]}, {"texts": ["a", "a"]}, {"seeds": 0}, {"voice": 1}]
 )
 def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="listening|texts|seeds|voice"):
+    with pytest.raises(ValueError, match=r"texts|seeds|voice"):
         listening(**changes)
     assert listening().max_positions() == 25
 

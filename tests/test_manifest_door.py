@@ -12,8 +12,8 @@ import pytest
 from manifest_material import clean_rules, grouped_split, write_lines
 
 import voxtrain.manifest.__main__ as door
+from voxtrain.durable import read_json
 from voxtrain.fault import InputError
-from voxtrain.run_folder import read_json
 
 
 @pytest.fixture

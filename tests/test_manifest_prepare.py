@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manifest_material import clean_rules, grouped_split, write_lines, write_tone
 
+from voxtrain.durable import read_json, read_jsonl
 from voxtrain.fault import InputError
 from voxtrain.manifest.prepare import prepare, read_split
-from voxtrain.run_folder import SPLITS, DataFolder, read_json, read_jsonl
+from voxtrain.run_folder import SPLITS, DataFolder
 
 PLANTED = {"empty_text": "empty_text", "boilerplate": "boilerplate", "short_audio": "too_short"}
 

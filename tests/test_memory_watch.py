@@ -10,11 +10,12 @@ import torch
 import yaml
 from learner import WIDTH, Learner, fit, optimizer_of
 
+from voxtrain.durable import read_json
 from voxtrain.memory.activations import Longest
 from voxtrain.memory.plan import GIB, MemoryPlan, Work, predict
 from voxtrain.memory.stack import MemoryStack
 from voxtrain.memory.watch import WatchMemory, optimizer_gib, reset_peak, resident_gib, resident_peak_gib
-from voxtrain.run_folder import RunFolder, read_json
+from voxtrain.run_folder import RunFolder
 
 CONF = Path(__file__).parents[1] / "conf"
 VALUES = WIDTH * WIDTH + WIDTH

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from voxtrain.durable import write_table
 from voxtrain.fault import InputError, RunFailed
 from voxtrain.metrics.loggers import CsvOnly, WandbSettings
-from voxtrain.run_folder import RunFolder, write_table
+from voxtrain.run_folder import RunFolder
 
 OFFLINE = WandbSettings(project="p", entity=None, mode="offline")
 ONLINE = WandbSettings(project="p", entity=None, mode="online")

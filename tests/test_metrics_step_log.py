@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from voxtrain.durable import read_log_rows
 from voxtrain.fault import RunFailed
 from voxtrain.metrics.progress import TrainingProgress, clock
 from voxtrain.metrics.step_log import COLUMNS, StepLog
 from voxtrain.model.step import StepReport
-from voxtrain.run_folder import RunFolder, read_log_rows
+from voxtrain.run_folder import RunFolder
 
 
 def report(step: int, **changed: Any) -> StepReport:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import report_material as made
 
+from voxtrain.durable import read_json, write_json
 from voxtrain.report import charts
 from voxtrain.report.evidence import read_evidence
 from voxtrain.report.run import shown_folder, write_report
 from voxtrain.report.words import span, verdict
-from voxtrain.run_folder import DataFolder, RunFolder, read_json, write_json
+from voxtrain.run_folder import DataFolder, RunFolder
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col", "path", "use", "rect"}
 

@@ -12,6 +12,7 @@ import pytest
 import report_material as made
 from omegaconf import OmegaConf
 
+from voxtrain.durable import write_jsonl
 from voxtrain.fault import InputError
 from voxtrain.report import charts
 from voxtrain.report.__main__ import main
@@ -19,7 +20,7 @@ from voxtrain.report.compare import write_comparison
 from voxtrain.report.evidence import read_evidence
 from voxtrain.report.summary import asked_for, differing, held_out_curve, names, summarize
 from voxtrain.report.sweep import SweepTable, write_sweep
-from voxtrain.run_folder import DataFolder, RunFolder, write_jsonl
+from voxtrain.run_folder import DataFolder, RunFolder
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from voxtrain.durable import write_whole
 from voxtrain.fault import InputError, RunFailed
-from voxtrain.run_folder import DataFolder, RunFolder, write_whole
-from voxtrain.validation.evidence import LOSSES, gather, write_checkpoints
+from voxtrain.run_folder import DataFolder, RunFolder
+from voxtrain.statistics.bootstrap import resampled_means
+from voxtrain.validation.evidence import LOSSES, RESAMPLES, SEED, gather, write_checkpoints
 from voxtrain.validation.losses import T_BINS, DrawLoss
 from voxtrain.validation.table import (
     T_COLUMNS,
@@ -75,6 +77,15 @@ def test_intervals_hold_the_means_and_differences_are_paired() -> None:
     assert low < found.loss(10) - found.loss(20) < high
     assert found.difference_interval(10, 10) == (0, 0)
     assert sum(found.probabilities_best().values()) == pytest.approx(1)
+
+
+def test_whole_recordings_are_resampled() -> None:
+    table = table_of([10, 20], 5)
+    frame = table.to_pandas()
+    per_row = frame.groupby(["step", "id"])["loss/stop"].mean().unstack()
+    groups = frame.groupby("id")["group"].first()[per_row.columns]
+    wanted = resampled_means(per_row.to_numpy(), list(groups), RESAMPLES, SEED)
+    np.testing.assert_allclose(gather(table, 1, 1).resampled["loss/stop"], wanted, rtol=1e-12)
 
 
 def test_with_four_recordings_there_is_no_interval_and_with_five_there_is() -> None:

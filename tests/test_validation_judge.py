@@ -14,12 +14,13 @@ from judged_run import CPU, make_run, settings_of, sources_of
 from voxtrain.data.draws import validation_draws
 from voxtrain.data.latents import LatentCache
 from voxtrain.data.packing import collate, packed_rows
+from voxtrain.durable import read_json
 from voxtrain.fault import DONE, FAILED, InputError
 from voxtrain.manifest.prepare import read_split
 from voxtrain.model import upstream
 from voxtrain.model.loss import position_losses
 from voxtrain.model.tuning import LoraTuning
-from voxtrain.run_folder import DataFolder, RunFolder, read_json
+from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.validation.__main__ import main, parse
 from voxtrain.validation.judge import judge
 from voxtrain.validation.losses import losses_on_fixed_draws

@@ -13,8 +13,9 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from voxtrain.durable import read_json, write_whole
 from voxtrain.fault import DONE, FAILED
-from voxtrain.run_folder import RunFolder, read_json, write_whole
+from voxtrain.run_folder import RunFolder
 from voxtrain.validation import launch
 from voxtrain.validation.launch import STAGES, LaunchPostHoc, clean_environment, run_chain
 from voxtrain.validation.stream import run_streamed

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxtrain.durable import read_json, write_table
 from voxtrain.fault import RunFailed
-from voxtrain.run_folder import RunFolder, read_json, write_table
+from voxtrain.run_folder import RunFolder
 from voxtrain.validation.evidence import Evidence
 from voxtrain.validation.select import ranked, select, stop_weight_ranges, tie_set
 

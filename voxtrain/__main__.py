@@ -146,14 +146,15 @@ def _never(cfg: DictConfig) -> None:
 
 
 def _post_hoc_code(run: Path) -> int:
-    from voxtrain.run_folder import RunFolder, read_json
+    from voxtrain.durable import read_json
+    from voxtrain.run_folder import RunFolder
 
     outcome = RunFolder(run).post_hoc
     return int(read_json(outcome)["exit_code"]) if outcome.is_file() else DONE
 
 
 def _sweep_code(folder: Path, jobs: int) -> int:
-    from voxtrain.run_folder import read_json
+    from voxtrain.durable import read_json
 
     records = [read_json(path) for path in folder.glob("*/run.json")]
     codes = [FAILED if record["exit_code"] is None else int(record["exit_code"]) for record in records]

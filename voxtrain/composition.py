@@ -59,10 +59,12 @@ def _sort_out(overrides: Sequence[str]) -> tuple[list[str], list[Fault]]:
 
 def _composition_fault(override: str, message: str) -> Fault:
     key, _, value = override.lstrip("+~").partition("=")
-    options = known_options(key)
-    if options and value not in options:
-        return Fault(override, f"there is no {key} of that name", f"choose one of: {', '.join(options)}")
-    if options and key in ADDED and not override.startswith("+"):
+    if "Could not find" in message:
+        found, _, options = message.partition("Available options in")
+        missing = found.rpartition("Could not find")[2].strip().strip("'")
+        names = ", ".join(options.split()[1:]) or ", ".join(known_options(key))
+        return Fault(override, f"there is no {missing}", f"choose one of: {names}")
+    if key in ADDED and not override.startswith("+"):
         return Fault(override, f"a {key} is added to the choices", f"write +{key}={value}")
     if "is not in struct" in message or "Could not override" in message:
         return Fault(override, f"there is no setting {key}", _nearest(key))

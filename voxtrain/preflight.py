@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.checkpoint.changes import allowed_changes
 from voxtrain.composition import compose_config
+from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.row import read_manifest
 from voxtrain.memory.disk import disk_faults
-from voxtrain.run_folder import RunFolder, read_json
+from voxtrain.run_folder import RunFolder
 from voxtrain.run_plan import plan_disk
 from voxtrain.settings import Settings, compose, load
 
@@ -102,6 +103,7 @@ def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
         faults += _manifest_faults(settings.data.manifest, settings.data.group_by)
     if settings.model.path is not None:
         faults += _told(settings.model.folder)
+    faults += _told(settings.logger.check)
     faults += _device_faults(settings)
     return faults + disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)
 

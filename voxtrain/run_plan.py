@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,10 @@ def plan_work(settings: Settings, rows: Sequence[Row]) -> Work:
     return Work(settings.model.architecture, settings.tuning.lora_config(), _longest(settings, rows))
 
 
-def plan_memory(
-    settings: Settings, work: Work, written: Sequence[int] = (), card_gib: float | None = None
-) -> MemoryPlan:
-    """The memory plan, with the disk's peak in it; `card_gib` None takes the card of the settings."""
-    card = settings.memory.card_gib() if card_gib is None else card_gib
-    return predict(work, settings.memory, plan_disk(settings, written).added_at_peak_bytes, card)
+def plan_memory(settings: Settings, work: Work, written: Sequence[int]) -> MemoryPlan:
+    """The memory plan on the card of the settings, with the disk's peak in it. written: as for `plan_disk`."""
+    disk = plan_disk(settings, written)
+    return predict(work, settings.memory, disk.added_at_peak_bytes, settings.memory.card_gib())
 
 
 def plan_disk(settings: Settings, written: Sequence[int] = ()) -> DiskPlan:
@@ -46,7 +45,9 @@ def _longest(settings: Settings, rows: Sequence[Row]) -> Longest:
     architecture, train, limit = settings.model.architecture, settings.train, settings.clean.max_seconds
     lasting = [(row.duration_s, row.text or "") for row in rows]
     known = [(seconds, text) for seconds, text in lasting if seconds is not None and seconds <= limit]
-    if len(known) < train.rows_per_step():
+    if not known or any(seconds is None for seconds, _ in lasting):
         return assumed_longest(architecture, limit, train.batch_size, train.grad_accum, settings.memory.max_positions)
-    positions = sorted((row_positions(architecture, seconds, text) for seconds, text in known), reverse=True)
-    return longest_of(positions[: train.rows_per_step()], train.batch_size, settings.memory.max_positions)
+    positions = [row_positions(architecture, seconds, text) for seconds, text in known]
+    rounds = math.ceil(train.rows_per_step() / len(positions))  # with few rows a step holds the longest several times
+    longest = sorted(positions * rounds, reverse=True)[: train.rows_per_step()]
+    return longest_of(longest, train.batch_size, settings.memory.max_positions)

@@ -6,8 +6,9 @@ import datetime
 import os
 from typing import Any
 
+from voxtrain.durable import read_json, read_log_rows, write_json
 from voxtrain.fault import DONE
-from voxtrain.run_folder import RunFolder, read_json, read_log_rows, write_json
+from voxtrain.run_folder import RunFolder
 
 
 class RunRecord:

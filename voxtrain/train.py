@@ -19,12 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.door import tell
+from voxtrain.durable import remove_if_empty, write_json, write_whole
 from voxtrain.fault import DONE, FAILED, STOPPED, WRONG_INPUT, InputError, RunFailed, Stopped
 from voxtrain.manifest.prepare import read_split
 from voxtrain.memory.plan import MemoryPlan, fit_faults
 from voxtrain.memory.remedies import remedies
 from voxtrain.preflight import Start, resume_start
-from voxtrain.run_folder import SPLITS, DataFolder, RunFolder, remove_if_empty, write_json, write_whole
+from voxtrain.run_folder import SPLITS, DataFolder, RunFolder
 from voxtrain.run_plan import plan_memory, plan_work
 from voxtrain.run_record import RunRecord
 from voxtrain.settings import Settings, from_config
@@ -32,8 +33,11 @@ from voxtrain.settings import Settings, from_config
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from pytorch_lightning import Callback, Trainer
     from torch import Tensor
 
+    from voxtrain.checkpoint.callback import SaveCheckpoints
+    from voxtrain.checkpoint.stop import StopRequest
     from voxtrain.data.datamodule import SpeechDataModule
     from voxtrain.model.module import VoxModule
 
@@ -105,7 +109,7 @@ def train(start: Start, record: RunRecord) -> None:
 
     settings, run = start.settings, start.run
     silence_third_parties()
-    first_step = max(run.state_steps(), default=0) if start.resumes else 0
+    first_step = first_step_of(start)
     data = data_module(settings, run, first_step)
     data.prepare_data()
     plan = memory_plan(settings, run)
@@ -194,45 +198,19 @@ def vox_module(settings: Settings) -> VoxModule:
 
 def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemory) -> None:
     """Train to the last step. Raises Stopped when the run was asked to stop before it, RunFailed out of memory."""
-    import pytorch_lightning as pl
     import torch
 
-    from voxtrain.checkpoint.callback import SaveCheckpoints
     from voxtrain.checkpoint.stop import StopRequest
     from voxtrain.memory.autopsy import autopsy, held
-    from voxtrain.memory.watch import WatchMemory
-    from voxtrain.metrics.progress import TrainingProgress
-    from voxtrain.metrics.step_log import StepLog
 
-    settings, run, total = start.settings, start.run, start.settings.train.total_steps()
-    first = max(run.state_steps(), default=0) if start.resumes else 0
+    first = first_step_of(start)
     with StopRequest() as stop:
-        saver = SaveCheckpoints(
-            run,
-            settings.checkpoint,
-            total,
-            base=settings.model.folder().resolve(),
-            lora_config=settings.tuning.lora_config(),
-            settings=settings.plain,
-            stop=stop,
-            resumes=start.resumes,
-        )
-        page = settings.logger.callback(run, settings.plain, settings.name)
-        watch = WatchMemory(run, memory.plan)
-        callbacks = [StepLog(run, first), *([page] if page else []), watch, TrainingProgress(total, first), saver]
-        trainer = pl.Trainer(
-            accelerator=settings.trainer.accelerator,
-            devices=settings.trainer.devices,
-            max_epochs=1,  # the loader ends at the last step
-            callbacks=callbacks,
-            plugins=_slurm_leaves_signals_to_us(),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        saver = _saver(start, stop)
+        trainer = _trainer(start.settings, [*_listeners(start, memory, first), saver])
         try:
             trainer.fit(module, datamodule=data)
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from None
         except torch.OutOfMemoryError as error:
             raise autopsy(
                 error,
@@ -240,11 +218,60 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
                 now=held(module.device),
                 steps_done=module.steps_done,
                 first_step=first,
-                run=run,
+                run=start.run,
                 remedies=memory.remedies,
             ) from error
     if saver.stopped is not None:
-        raise Stopped(f"{saver.stopped}\nGo on with: python -m voxtrain resume={run.root}")
+        raise Stopped(f"{saver.stopped}\nGo on with: python -m voxtrain resume={start.run.root}")
+
+
+def first_step_of(start: Start) -> int:
+    """The updates done before this sitting."""
+    return max(start.run.state_steps(), default=0) if start.resumes else 0
+
+
+def _listeners(start: Start, memory: RunMemory, first_step: int) -> list[Callback]:
+    """Who hears of each step, before it is saved: a state of step N must find its N rows in metrics.csv."""
+    from voxtrain.memory.watch import WatchMemory
+    from voxtrain.metrics.progress import TrainingProgress
+    from voxtrain.metrics.step_log import StepLog
+
+    settings, run = start.settings, start.run
+    page = settings.logger.callback(run, settings.plain, settings.name)
+    progress = TrainingProgress(settings.train.total_steps(), first_step)
+    return [StepLog(run, first_step), *([page] if page else []), WatchMemory(run, memory.plan), progress]
+
+
+def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:
+    from voxtrain.checkpoint.callback import SaveCheckpoints
+
+    settings = start.settings
+    return SaveCheckpoints(
+        start.run,
+        settings.checkpoint,
+        settings.train.total_steps(),
+        base=settings.model.folder().resolve(),
+        lora_config=settings.tuning.lora_config(),
+        settings=settings.plain,
+        stop=stop,
+        resumes=start.resumes,
+    )
+
+
+def _trainer(settings: Settings, callbacks: list[Callback]) -> Trainer:
+    import pytorch_lightning as pl
+
+    return pl.Trainer(
+        accelerator=settings.trainer.accelerator,
+        devices=settings.trainer.devices,
+        max_epochs=1,  # the loader ends at the last step
+        callbacks=callbacks,
+        plugins=_slurm_leaves_signals_to_us(),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _slurm_leaves_signals_to_us() -> list[Any]:

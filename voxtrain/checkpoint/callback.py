@@ -24,8 +24,6 @@ from voxtrain.fault import RunFailed
 from voxtrain.memory.disk import RESERVE_BYTES, free_bytes, told_size
 from voxtrain.run_folder import RunFolder
 
-SAVE_REQUEST = "save"
-"""`touch RUN/save` asks for a state at the next step boundary; training goes on."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -78,7 +76,7 @@ class SaveCheckpoints(pl.Callback):
         self._stop_if_asked(trainer, module)
 
     def _asked_to_save(self) -> bool:
-        request = self._run.root / SAVE_REQUEST
+        request = self._run.save_request
         asked = request.exists()
         request.unlink(missing_ok=True)
         return asked

@@ -7,7 +7,8 @@ from typing import Any
 
 from voxtrain.checkpoint.retention import read_evidence
 from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, STEP
-from voxtrain.run_folder import DataFolder, RunFolder, read_json
+from voxtrain.durable import read_json
+from voxtrain.run_folder import DataFolder, RunFolder
 
 LOSSES = ("loss/total", "loss/diff", "loss/stop")
 

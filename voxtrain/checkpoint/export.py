@@ -19,8 +19,9 @@ from voxtrain.checkpoint.card import model_card
 from voxtrain.checkpoint.retention import read_evidence
 from voxtrain.checkpoint.stream import NAMES, LazyTensor, write_safetensors
 from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, MODEL, STEP, companions
+from voxtrain.durable import folder_aside, read_json, write_whole
 from voxtrain.fault import Fault, InputError
-from voxtrain.run_folder import RunFolder, folder_aside, read_json, write_whole
+from voxtrain.run_folder import RunFolder
 
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 

@@ -23,8 +23,9 @@ from voxtrain import __version__
 from voxtrain.checkpoint.folders import remove_folder
 from voxtrain.checkpoint.stream import lazily, write_safetensors
 from voxtrain.checkpoint.writer import needed_bytes
+from voxtrain.durable import folder_aside, read_json, write_json
 from voxtrain.fault import Fault, InputError
-from voxtrain.run_folder import RunFolder, folder_aside, read_json, write_json
+from voxtrain.run_folder import RunFolder
 
 WEIGHTS, OPTIMIZER, FACTS = "weights.safetensors", "optimizer.pt", "state.json"
 

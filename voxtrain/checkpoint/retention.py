@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtrain.checkpoint.folders import remove_folder
-from voxtrain.run_folder import RunFolder, read_json
+from voxtrain.durable import read_json
+from voxtrain.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)

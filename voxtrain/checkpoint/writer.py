@@ -19,8 +19,9 @@ from torch import Tensor
 
 from voxtrain import __version__
 from voxtrain.checkpoint.stream import lazily, write_safetensors
+from voxtrain.durable import flush_folder, folder_aside, write_json
 from voxtrain.fault import Fault, InputError
-from voxtrain.run_folder import RunFolder, flush_folder, folder_aside, write_json
+from voxtrain.run_folder import RunFolder
 
 MODEL, ADAPTER, ADAPTER_CONFIG, STEP = "model.safetensors", "lora_weights.safetensors", "lora_config.json", "step.json"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -133,7 +134,7 @@ def _sha256(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
 def point_latest(run: RunFolder) -> None:
     """Make `checkpoints/latest` a relative link to the newest complete checkpoint, in one rename."""
     newest = run.checkpoint(run.checkpoint_steps()[-1])
-    latest = newest.with_name("latest")
+    latest = run.latest
     if latest.is_symlink() and latest.readlink() == Path(newest.name):
         return
     aside = newest.with_name(f".writing_{os.getpid()}_latest")

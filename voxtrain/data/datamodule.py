@@ -16,12 +16,13 @@ from voxtrain.data.latents import LatentCache
 from voxtrain.data.packing import PackedRow, pack_row, position_count
 from voxtrain.data.source import Source
 from voxtrain.data.steps import StepPlan, Steps
+from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.clean import CleanRules
 from voxtrain.manifest.prepare import prepare, read_split
 from voxtrain.manifest.row import Row
 from voxtrain.manifest.split import GroupedSplit
-from voxtrain.run_folder import SPLITS, DataFolder, read_json
+from voxtrain.run_folder import SPLITS, DataFolder
 
 SHOWN_ROWS = 10
 

@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from voxtrain.data import espeak
 from voxtrain.data.demo_rows import DemoRow, demo_rows
 from voxtrain.data.source import Location, Source
+from voxtrain.durable import folder_aside, write_jsonl
 from voxtrain.fault import Fault, InputError
-from voxtrain.run_folder import folder_aside, write_jsonl
 
 MANIFEST, LABELS, AUDIO = "manifest.jsonl", "labels.jsonl", "audio"
 PATIENCE_S = 300  # 200 utterances take two seconds

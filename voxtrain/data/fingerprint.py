@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from voxtrain.run_folder import read_json, write_json
+from voxtrain.durable import read_json, write_json
 
 FRESH_S = 2.0
 """A file changed so lately might change again within the same tick of its clock: its hash is not remembered."""

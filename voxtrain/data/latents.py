@@ -19,10 +19,10 @@ from torch import Tensor
 
 from voxtrain.data.audio import read_wave
 from voxtrain.data.fingerprint import Fingerprints
+from voxtrain.durable import write_whole
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.progress import told
 from voxtrain.manifest.row import Row
-from voxtrain.run_folder import write_whole
 
 VERSION = 1
 """Raised when audio is read, encoded or written otherwise: entries of another version are not looked at."""

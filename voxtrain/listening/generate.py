@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voxtrain.durable import file_aside
 from voxtrain.fault import InputError
 from voxtrain.listening.measure import measure
 from voxtrain.listening.settings import POSITIONS_PER_S, ListeningSettings
 from voxtrain.listening.table import Line, Sample, lines, made_from, read_samples, wave_file, write_samples
 from voxtrain.model.tuning import LoraTuning
-from voxtrain.run_folder import RunFolder, file_aside
+from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import torch

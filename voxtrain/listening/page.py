@@ -10,9 +10,10 @@ from typing import Any
 import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from voxtrain.durable import read_json, read_log_rows, write_whole
 from voxtrain.listening.sound import BARS, HALF_HEIGHT, data_address, waveform_path
 from voxtrain.listening.table import Line, Sample, wave_file
-from voxtrain.run_folder import RunFolder, read_json, read_log_rows, write_whole
+from voxtrain.run_folder import RunFolder
 
 LONG_TAIL_S = 1.0
 """Tail silence from here on is pointed out: fine-tuned models pick it up from recordings that were cut late."""

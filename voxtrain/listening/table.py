@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from voxtrain.durable import write_table
 from voxtrain.listening.measure import Measures
 from voxtrain.listening.settings import ListeningSettings
-from voxtrain.run_folder import RunFolder, write_table
+from voxtrain.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from voxtrain.durable import read_json, read_jsonl, write_json, write_jsonl
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.audit import ledger, ledger_text
 from voxtrain.manifest.clean import CleanRules, Verdict, audio_paths, judge
@@ -21,7 +22,7 @@ from voxtrain.manifest.formats import check_file
 from voxtrain.manifest.header import read_headers
 from voxtrain.manifest.row import Row, read_manifest
 from voxtrain.manifest.split import GroupedSplit, assign, certificate, split_rows, split_warnings
-from voxtrain.run_folder import SPLITS, DataFolder, read_json, read_jsonl, write_json, write_jsonl
+from voxtrain.run_folder import SPLITS, DataFolder
 
 VERSION = 1  # raise it when a rule decides otherwise: older preparations are then made again
 GROUPS_SHOWN = 5

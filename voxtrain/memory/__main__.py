@@ -16,12 +16,11 @@ from typing import Any
 from voxtrain.door import run_door, split_arguments
 from voxtrain.fault import DONE, Fault, InputError
 from voxtrain.manifest.row import read_manifest
-from voxtrain.memory.activations import Longest
 from voxtrain.memory.card import size_gib
-from voxtrain.memory.disk import DiskPlan, disk_plan, free_bytes, told_size
-from voxtrain.memory.longest import assumed_longest, longest_of, row_positions
-from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, Work, predict
+from voxtrain.memory.disk import DiskPlan, free_bytes, told_size
+from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, predict
 from voxtrain.memory.remedies import Remedy, remedies
+from voxtrain.run_plan import plan_disk, plan_work
 from voxtrain.settings import Settings, compose, load
 
 
@@ -35,8 +34,8 @@ def main(arguments: list[str]) -> int:
     paths, overrides = split_arguments(given.settings)
     settings, manifest = _settings(paths, overrides)
     card_gib = settings.memory.card_gib() if given.card is None else _card(given.card)
-    work = Work(settings.model.architecture, settings.tuning.lora_config(), _longest(settings, manifest))
-    disk = _disk(settings)
+    rows = read_manifest(manifest, settings.data.group_by) if manifest else []
+    work, disk = plan_work(settings, rows), plan_disk(settings)
     plan = predict(work, settings.memory, disk.added_at_peak_bytes, card_gib)
     found = remedies(work, settings.memory, plan, count=2)
     if given.json:
@@ -61,30 +60,6 @@ def _card(name: str) -> float:
         return size_gib(name)
     except ValueError as error:
         raise InputError(Fault(f"--card {name}", str(error), "give a card that voxtrain knows")) from None
-
-
-def _longest(settings: Settings, manifest: Path | None) -> Longest:
-    """The longest step of the manifest, if it gives every duration; else all rows last as long as rows may."""
-    architecture, train, limit = settings.model.architecture, settings.train, settings.clean.max_seconds
-    max_positions = settings.memory.max_positions
-    rows = [] if manifest is None else read_manifest(manifest, settings.data.group_by)
-    known = [(row.duration_s, row.text) for row in rows if row.duration_s is not None]
-    kept = [row_positions(architecture, seconds, text or "") for seconds, text in known if seconds <= limit]
-    if not kept or len(known) < len(rows):
-        return assumed_longest(architecture, limit, train.batch_size, train.grad_accum, max_positions)
-    return longest_of(sorted(kept, reverse=True)[: train.rows_per_step()], train.batch_size, max_positions)
-
-
-def _disk(settings: Settings) -> DiskPlan:
-    return disk_plan(
-        settings.model.architecture,
-        settings.tuning.lora_config(),
-        checkpoints=len(settings.checkpoint.steps(settings.train.total_steps())),
-        weights=settings.checkpoint.weights,
-        state=settings.memory.state,
-        carried_bytes=0,
-        states_standing=0,
-    )
 
 
 def _record(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> dict[str, Any]:

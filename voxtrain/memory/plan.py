@@ -120,13 +120,7 @@ def _phases(work: Work, stack: MemoryStack, on_card: bool) -> dict[str, dict[str
             "autocast_copies": passing.copies / GIB,
         },
         "end_of_backward": {**always, "gradients": gradients, "other": _embedding_gradient_gib(work)},
-        "optimizer_step": {
-            "weights": weights,
-            "gradients": gradients,
-            "optimizer_on_card": state,
-            # torch's AdamW on CUDA takes the root of all second moments at once (torch/optim/adam.py: _foreach_sqrt)
-            "other": gradients if stack.state == "fp32" and on_card else 0.0,
-        },
+        "optimizer_step": {"weights": weights, "gradients": gradients, "optimizer_on_card": state},
     }
 
 

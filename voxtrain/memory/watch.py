@@ -18,9 +18,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from voxtrain.durable import write_json
 from voxtrain.memory.nvml import card_used_gib, process_used_gib
 from voxtrain.memory.plan import GIB, MemoryPlan
-from voxtrain.run_folder import RunFolder, write_json
+from voxtrain.run_folder import RunFolder
 
 EXACT = ("weights", "gradients", "optimizer_on_card")
 """Classes that are measured by counting tensors; `activations` is what is left of the allocator's peak."""

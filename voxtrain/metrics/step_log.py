@@ -14,9 +14,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
+from voxtrain.durable import cut_log_back, read_log_rows
 from voxtrain.fault import RunFailed
 from voxtrain.metrics.peak import peak_gib
-from voxtrain.run_folder import RunFolder, cut_log_back, read_log_rows
+from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from voxtrain.model.step import StepReport

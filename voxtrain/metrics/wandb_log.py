@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
+from voxtrain.durable import read_log_rows
 from voxtrain.fault import DONE, FAILED, RunFailed
-from voxtrain.run_folder import RunFolder, read_log_rows
+from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from voxtrain.durable import folder_aside
 from voxtrain.model.upstream import AudioVAEV2, build_model, build_vae
-from voxtrain.run_folder import folder_aside
 
 METADATA = {"format": "pt"}  # more keys would make the bytes differ from process to process
 

@@ -20,10 +20,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.model.folder import TOKENIZER, VAE_WEIGHTS, WEIGHTS, check_folder, first_of
 from voxtrain.model.weights import check_names, open_weights
-from voxtrain.run_folder import read_json
 
 with warnings.catch_warnings():  # torch.jit.script is deprecated, and a dozen like it
     warnings.simplefilter("ignore")

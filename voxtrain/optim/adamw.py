@@ -44,7 +44,11 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"{state} is none of {STATES}")
         wanted = list(parameters)
         if state == "fp32":
-            return torch.optim.AdamW(wanted, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+            # fused: the default on CUDA takes the root of all second moments at once, 8.5 GiB under full fine-tuning
+            fused = True if any(parameter.is_cuda for parameter in wanted) else None
+            return torch.optim.AdamW(
+                wanted, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=fused
+            )
         # bitsandbytes tells every user of the CPU, at the first step, what memory.state says already
         warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
         rule = _rule_8bit(paged=state == "paged_8bit")

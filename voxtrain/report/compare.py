@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from voxtrain.durable import write_whole
 from voxtrain.report import words
 from voxtrain.report.charts import SERIES, VARIABLES, Curve, runs_chart, smoothed
 from voxtrain.report.evidence import number, read_evidence
@@ -24,9 +25,9 @@ from voxtrain.report.summary import (
     names,
     summarize,
 )
-from voxtrain.run_folder import RunFolder, write_whole
+from voxtrain.run_folder import RunFolder
 
-MOST_COLUMNS = 4
+MOST_COLUMNS = 2
 """Differing settings that stand beside the figures; more of them have a table of their own."""
 
 

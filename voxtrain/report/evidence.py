@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from voxtrain.run_folder import DataFolder, RunFolder, read_json, read_jsonl, read_log_rows
+from voxtrain.durable import read_json, read_jsonl, read_log_rows
+from voxtrain.run_folder import DataFolder, RunFolder
 
 Record = Mapping[str, Any]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from voxtrain.durable import write_whole
 from voxtrain.report import head, losses, machine, rows
 from voxtrain.report.evidence import Evidence, read_evidence
 from voxtrain.report.page import page
-from voxtrain.run_folder import RunFolder, write_whole
+from voxtrain.run_folder import RunFolder
 
 
 def write_report(run: RunFolder) -> Path:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from voxtrain.run_folder import RunFolder, write_table, write_whole
+from voxtrain.durable import write_table, write_whole
+from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voxtrain.durable import write_table
 from voxtrain.fault import RunFailed
-from voxtrain.run_folder import RunFolder, write_table
+from voxtrain.run_folder import RunFolder
 from voxtrain.statistics.bootstrap import Floats, percentile_interval, resampled_means, share_lowest
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
+from voxtrain.durable import write_json
 from voxtrain.fault import DONE, FAILED
-from voxtrain.run_folder import RunFolder, write_json
+from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

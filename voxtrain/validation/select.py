@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from voxtrain.durable import read_log_rows, write_json
 from voxtrain.fault import RunFailed
-from voxtrain.run_folder import RunFolder, read_log_rows, write_json
+from voxtrain.run_folder import RunFolder
 from voxtrain.statistics.envelope import lowest_ranges
 from voxtrain.validation.evidence import FEWEST_GROUPS, LEVEL, LOSSES, Evidence
 

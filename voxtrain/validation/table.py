@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from voxtrain.durable import file_aside
 from voxtrain.fault import Fault, InputError
-from voxtrain.run_folder import RunFolder, file_aside
+from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from voxtrain.validation.losses import DrawLoss

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, MODEL, STEP, sha256_of
+from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters, load_adapter, load_model
 from voxtrain.model.weights import check_names, open_weights
-from voxtrain.run_folder import read_json
 
 REMEDY = "restore the folder from a copy; the other checkpoints are not touched by this"
 
