@@ -115,6 +115,12 @@ def test_faults_of_overrides_on_a_run_folder(tmp_path: Path) -> None:
         load(tmp_path / "nothing")
 
 
+def test_a_broken_settings_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: a\nname: b\nseed: [")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
+
+
 def readme_commands() -> list[list[str]]:
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)

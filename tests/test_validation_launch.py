@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 def test_the_order_after_training_is_validate_listen_select_report() -> None:
     assert [(module, flags) for _, module, flags in STAGES] == [
-        ("voxtrain.validation", ()),
+        ("voxtrain.validation", ("--brief",)),
         ("voxtrain.listening", ()),
         ("voxtrain.validation", ("--select-only",)),
         ("voxtrain.report", ()),

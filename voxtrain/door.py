@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from voxtrain.fault import FAILED, WRONG_INPUT, InputError, RunFailed
+from voxtrain.fault import DONE, FAILED, WRONG_INPUT, InputError, RunFailed
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -31,7 +32,13 @@ def tell(error: InputError | RunFailed) -> int:
 
 
 def run_door(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run the door `main` with the process's arguments and exit with its code; a user's mistake is told and exits 2."""
+    """Run the door `main` with the process's arguments and exit with its code; a user's mistake is told and exits 2.
+
+    --help prints what the door's module says of itself.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(inspect.getdoc(inspect.getmodule(main)))
+        raise SystemExit(DONE)
     try:
         code = main(sys.argv[1:])
     except (InputError, RunFailed) as error:

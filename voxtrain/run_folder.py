@@ -101,6 +101,11 @@ class RunFolder:
         return self.evaluation / "rows.parquet"
 
     @property
+    def evaluation_lock(self) -> Path:
+        """Held by the process that judges; gone when it has ended."""
+        return self.evaluation / "rows.lock"
+
+    @property
     def selection(self) -> Path:
         """Which checkpoint, by which rule, on what evidence, JSON."""
         return self.evaluation / "selection.json"

@@ -19,9 +19,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from yaml import YAMLError
 
 from voxtrain.composition import apply_override, compose_config
-from voxtrain.door import run_door, split_arguments  # noqa: F401 - moved
 from voxtrain.fault import Fault, InputError
 
 if TYPE_CHECKING:
@@ -137,7 +137,11 @@ def load(run: Path, overrides: Sequence[str] = ()) -> Settings:
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(Fault(str(run), "this is no run folder: it has no config.yaml", "name outputs/<name>/<time>"))
-    cfg = OmegaConf.load(path)
+    try:
+        cfg = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        what = f"the settings cannot be read: {str(error).splitlines()[0]}"
+        raise InputError(Fault(str(path), what, "restore it from a copy of the run folder")) from None
     if not isinstance(cfg, DictConfig):
         raise InputError(Fault(str(path), "this is no settings file", "restore it from a copy of the run folder"))
     faults = [fault for override in overrides for fault in apply_override(cfg, override, GROUPS)]

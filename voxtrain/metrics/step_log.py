@@ -101,7 +101,8 @@ class StepLog(pl.Callback):
     ) -> None:
         """Append the row of this step."""
         report: StepReport = outputs["report"]
-        self._audio_seconds += report.audio_seconds
+        # rounded as it is written: a resumed run goes on from what it reads here
+        self._audio_seconds = round(self._audio_seconds + report.audio_seconds, 6)
         self._peak_gib = max(self._peak_gib, peak_gib(pl_module.device))
         self._write(step_row(report, self._audio_seconds, self._peak_gib).values())
 

@@ -18,9 +18,6 @@ USAGE = "python -m voxtrain.report RUN [RUN...] [out=FILE]"
 
 def main(arguments: list[str]) -> int:
     """Write what was asked for, and say where it is. Raises InputError for paths that are no run folders."""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"{USAGE}\n{(__doc__ or '').split(chr(10), 2)[2].strip()}")
-        return DONE
     paths, out = _checked(arguments)
     from voxtrain.report.compare import write_comparison
     from voxtrain.report.run import write_report

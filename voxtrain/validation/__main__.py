@@ -1,4 +1,10 @@
-"""`python -m voxtrain.validation RUN [--select-only] [overrides]`: judge what is not judged yet, and select again."""
+"""Judge what is not judged yet, and select again.
+
+    python -m voxtrain.validation RUN [--select-only] [overrides]
+
+--select-only judges nothing. --brief leaves the words about the selection to a later call, as the process after
+training does: it judges, lets the checkpoints speak, and then selects again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtrain.door import run_door, split_arguments
-from voxtrain.fault import DONE, FAILED, Fault, InputError
+from voxtrain.fault import DONE, FAILED, Fault, InputError, RunFailed
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
 from voxtrain.settings import load
@@ -20,17 +26,18 @@ from voxtrain.validation.table import read_rows
 if TYPE_CHECKING:
     from voxtrain.settings import Settings
 
-ONLY_SELECT = "--select-only"
+ONLY_SELECT, BRIEF = "--select-only", "--brief"
 
 
 def main(arguments: list[str]) -> int:
     """Judge and select; FAILED when a checkpoint could not be judged."""
-    folder, select_only, overrides = parse(arguments)
+    folder, flags, overrides = parse(arguments)
+    select_only = ONLY_SELECT in flags
     settings = load(folder, overrides)
     run = RunFolder(folder.resolve())
     if not run.checkpoint_steps() and not run.evaluated_rows.is_file():
         raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
-    with held(run.evaluated_rows.with_suffix(".lock")):
+    with held(run.evaluation_lock):
         judging = Judging(read_rows(run)) if select_only else judge(run, settings.validation, sources(settings))
         if judging.table is None:
             what = "; ".join(f"step {step}: {why}" for step, why in judging.not_judged.items()) or "nothing was judged"
@@ -41,23 +48,35 @@ def main(arguments: list[str]) -> int:
         choice = select(run, evidence, settings.validation.rule, judging.not_judged)
     if not select_only:
         show_losses(evidence, choice)
-    show_choice(choice)
+    if BRIEF not in flags:
+        show_choice(choice)
+        tell_logger(settings, run)
     return FAILED if judging.not_judged else DONE
 
 
-def parse(arguments: list[str]) -> tuple[Path, bool, list[str]]:
-    """The run folder, whether to select only, and the overrides. Raises InputError for anything else."""
+def tell_logger(settings: Settings, run: RunFolder) -> None:
+    """Send the losses to the logger. A page that does not open takes nothing from what was judged."""
+    try:
+        settings.logger.log_validation(run, settings.plain, settings.name)
+    except (InputError, RunFailed) as error:
+        print(f"The losses were not sent: {error}", file=sys.stderr)
+
+
+def parse(arguments: list[str]) -> tuple[Path, set[str], list[str]]:
+    """The run folder, the flags and the overrides. Raises InputError for anything else."""
     flags = [argument for argument in arguments if argument.startswith("-")]
     paths, overrides = split_arguments([argument for argument in arguments if not argument.startswith("-")])
     faults = [
-        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT}") for flag in flags if flag != ONLY_SELECT
+        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT} and {BRIEF}")
+        for flag in flags
+        if flag not in (ONLY_SELECT, BRIEF)
     ]
     if len(paths) != 1:
         given = "no run folder was named" if not paths else f"{len(paths)} run folders were named"
         faults.append(Fault("python -m voxtrain.validation", given, "name one: outputs/<name>/<time>"))
     if faults:
         raise InputError(*faults)
-    return paths[0], ONLY_SELECT in flags, overrides
+    return paths[0], set(flags), overrides
 
 
 def sources(settings: Settings) -> Sources:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("validate", "voxtrain.validation", ()),
+    ("validate", "voxtrain.validation", ("--brief",)),
     ("listen", "voxtrain.listening", ()),
     ("select", "voxtrain.validation", ("--select-only",)),
     ("report", "voxtrain.report", ()),

@@ -1,0 +1,36 @@
+"""The settings of the group `validation`: what is there yet, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from voxtrain.fault import InputError
+from voxtrain.settings import compose
+
+BASE = ["+recipe=demo"]
+
+
+def test_the_defaults_compose() -> None:
+    found = compose(BASE).validation
+    assert (found.when, found.draws, found.rule, found.dtype) == ("after_training", 8, "lowest", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("validation.when=after_each_checkpoint", "not there yet"),
+        ("validation.when=sometimes", "after_training"),
+        ("validation.rule=earliest_in_tie_set", "lowest"),
+        ("validation.draws=0", "greater than 0"),
+        ("validation.max_positions=-1", "greater than 0"),
+        ("validation.dtype=fp16", "bf16"),
+        ("validation.device=tpu", "cuda"),
+    ],
+)
+def test_what_is_not_there_is_refused(override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        compose([*BASE, override])
+    faults: tuple[Any, ...] = caught.value.faults
+    assert [fault.where for fault in faults] == [override.replace("=", " = ")]
