@@ -17,8 +17,19 @@ FIRST = ("fault", "durable", "run_folder", "batch", "manifest", "statistics")
 """What `report` may import; each of these imports only those before it."""
 ROOMS = (*FIRST, "data", "optim", "model", "memory", "checkpoint", "metrics", "validation", "listening")
 """A room imports only those before it."""
-TOP = {"settings", "composition", "door", "environment", "run_record", "run_plan", "preflight", "sweep_jobs", "train"}
-TOP |= {"doctor", "__main__"}
+TOP = {
+    "settings",
+    "composition",
+    "door",
+    "environment",
+    "run_record",
+    "run_plan",
+    "preflight",
+    "sweep_jobs",
+    "fit",
+    "train",
+}
+TOP |= {"fit", "train", "doctor", "__main__"}
 """What stands above the rooms: no room imports it."""
 SETTINGS = {"settings", "composition", "door", "run_plan"}
 """What the doors of rooms may import besides."""

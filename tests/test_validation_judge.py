@@ -11,6 +11,7 @@ import pytest
 import torch
 from judged_run import CPU, make_run, settings_of, sources_of
 
+from voxtrain.checkpoint.weights import first_model, put_weights
 from voxtrain.data.draws import validation_draws
 from voxtrain.data.latents import LatentCache
 from voxtrain.data.packing import collate, packed_rows
@@ -25,7 +26,6 @@ from voxtrain.validation.__main__ import main, parse
 from voxtrain.validation.judge import judge
 from voxtrain.validation.losses import losses_on_fixed_draws
 from voxtrain.validation.table import read_rows
-from voxtrain.validation.weights import first_model, put_weights
 
 STEPS = (0, 10, 20)
 DRAWS = "validation.draws=2"

@@ -19,6 +19,7 @@ from voxtrain.door import tell
 from voxtrain.fault import DONE, FAILED, Fault, InputError
 
 if TYPE_CHECKING:
+    from voxtrain.preflight import Start
     from voxtrain.settings import Settings
 
 LOOKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
@@ -44,32 +45,33 @@ def _is_sweep(arguments: Sequence[str]) -> bool:
 
 def single(arguments: Sequence[str]) -> int:
     """Check and start one run; returns its exit code, or that of its post-hoc process where that is worse."""
+    from voxtrain.preflight import is_finished
+
     overrides = _overrides(arguments)
     start, faults = _checked_start(overrides)
     if faults:
         raise InputError(*faults)
-    if start.resumes:
-        from voxtrain.preflight import is_finished
-
-        if is_finished(start):
-            print(f"{start.run.root} is finished: all {start.settings.train.total_steps()} steps are done.")
-            return DONE
+    if start.resumes and is_finished(start):
+        print(f"{start.run.root} is finished: all {start.settings.train.total_steps()} steps are done.")
+        return DONE
     _prepare_process(start.settings)
     codes: list[int] = []
 
-    def job(cfg: DictConfig) -> dict[str, Any]:
-        from voxtrain.train import job as train_job
+    def job(_: DictConfig) -> dict[str, Any]:
+        from voxtrain.train import run_to_end
 
-        outcome = train_job(cfg)
-        codes.append(int(outcome["exit_code"]))
-        return outcome
+        codes.append(run_to_end(start, keep_record=start.resumes))
+        return {"run": str(start.run.root), "exit_code": codes[0]}
 
-    resume = [f"resume='{start.run.root}'"] if start.resumes else []
-    kept = [o for o in overrides if not o.startswith(("hydra.run.dir=", "resume="))]
-    if start.resumes:  # the run's own settings count; Hydra only has to compose something
-        kept = [o for o in kept if o.startswith("hydra")]
-    enter_hydra([*kept, *resume, f"hydra.run.dir='{start.run.root}'"], job)
-    return _worst([*(codes or [FAILED]), _post_hoc_code(start.run.root)])
+    enter_hydra([*_for_hydra(start), f"hydra.run.dir='{start.run.root}'"], job)
+    return _worst([*(codes or [FAILED]), _post_hoc_code(start.run.root) if codes == [DONE] else DONE])
+
+
+def _for_hydra(start: Start) -> list[str]:
+    """What Hydra has to know of a run whose settings are checked already; a resumed run's are its own config.yaml."""
+    if start.resumes:
+        return [o for o in start.overrides if o.startswith("hydra")]
+    return [o for o in start.overrides if not o.startswith("hydra.run.dir=")]
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -94,12 +96,10 @@ def sweep(arguments: Sequence[str]) -> int:
         raise InputError(*faults)
     _prepare_process(start.settings)
     folder = sweep_folder(overrides)
-    from voxtrain.train import job as train_job
+    from voxtrain.train import sweep_job
 
-    enter_hydra(
-        [*flags, *(o for o in overrides if not o.startswith("hydra.sweep.dir=")), f"hydra.sweep.dir='{folder}'"],
-        train_job,
-    )
+    kept = [o for o in overrides if not o.startswith("hydra.sweep.dir=")]
+    enter_hydra([*flags, *kept, f"hydra.sweep.dir='{folder}'"], sweep_job)
     return _sweep_code(folder, len(jobs))
 
 
@@ -110,7 +110,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def _checked_start(overrides: Sequence[str], *, in_sweep: bool = False) -> tuple[Any, list[Fault]]:
+def _checked_start(overrides: Sequence[str], *, in_sweep: bool = False) -> tuple[Start, list[Fault]]:
     from voxtrain.preflight import plan_start, world_faults
 
     try:

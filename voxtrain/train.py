@@ -10,21 +10,20 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.door import tell
 from voxtrain.durable import remove_if_empty, write_json, write_whole
 from voxtrain.fault import DONE, FAILED, STOPPED, WRONG_INPUT, InputError, RunFailed, Stopped
+from voxtrain.fit import RunMemory, first_step_of, fit
 from voxtrain.manifest.prepare import read_split
-from voxtrain.memory.plan import MemoryPlan, fit_faults
+from voxtrain.memory.plan import fit_faults
 from voxtrain.memory.remedies import remedies
-from voxtrain.preflight import Start, resume_start
+from voxtrain.preflight import Start
 from voxtrain.run_folder import SPLITS, DataFolder, RunFolder
 from voxtrain.run_plan import plan_memory, plan_work
 from voxtrain.run_record import RunRecord
@@ -33,37 +32,21 @@ from voxtrain.settings import Settings, from_config
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from pytorch_lightning import Callback, Trainer
     from torch import Tensor
 
-    from voxtrain.checkpoint.callback import SaveCheckpoints
-    from voxtrain.checkpoint.stop import StopRequest
     from voxtrain.data.datamodule import SpeechDataModule
     from voxtrain.model.module import VoxModule
 
 
-@dataclass(frozen=True, slots=True)
-class RunMemory:
-    """The memory plan of a run, and what would save memory, in words."""
+def sweep_job(cfg: DictConfig) -> dict[str, Any]:
+    """One job of a multirun. Never raises and never exits, since that would take the other jobs along.
 
-    plan: MemoryPlan
-    remedies: str
-
-
-def job(cfg: DictConfig) -> dict[str, Any]:
-    """One Hydra job. Never raises and never exits, since that would take the other jobs of a sweep along.
-
-    Returns the run folder and the exit code; in a sweep every outcome is in run.json too.
+    Returns the run folder and the exit code; the outcome is in run.json too.
     """
     hydra = HydraConfig.get()
-    overrides = tuple(hydra.overrides.task)
-    folder = Path(hydra.runtime.output_dir)
-    in_sweep = hydra.mode == RunMode.MULTIRUN
-    if cfg.resume is not None:
-        start = resume_start(folder, overrides)
-    else:
-        start = Start(from_config(cfg), RunFolder(folder), overrides, resumes=False)
-    return {"run": str(folder), "exit_code": run_to_end(start, keep_record=in_sweep or start.resumes)}
+    run = RunFolder(Path(hydra.runtime.output_dir))
+    start = Start(from_config(cfg), run, tuple(hydra.overrides.task), resumes=False)
+    return {"run": str(run.root), "exit_code": run_to_end(start, keep_record=True)}
 
 
 def run_to_end(start: Start, *, keep_record: bool) -> int:
@@ -194,91 +177,6 @@ def vox_module(settings: Settings) -> VoxModule:
         autocast=settings.memory.autocast,
         activation_checkpointing=settings.memory.activation_checkpointing,
     )
-
-
-def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemory) -> None:
-    """Train to the last step. Raises Stopped when the run was asked to stop before it, RunFailed out of memory."""
-    import torch
-
-    from voxtrain.checkpoint.stop import StopRequest
-    from voxtrain.memory.autopsy import autopsy, held
-
-    first = first_step_of(start)
-    with StopRequest() as stop:
-        saver = _saver(start, stop)
-        trainer = _trainer(start.settings, [*_listeners(start, memory, first), saver])
-        try:
-            trainer.fit(module, datamodule=data)
-        except SystemExit:  # what Lightning makes of a second Ctrl-C
-            raise KeyboardInterrupt from None
-        except torch.OutOfMemoryError as error:
-            raise autopsy(
-                error,
-                plan=memory.plan,
-                now=held(module.device),
-                steps_done=module.steps_done,
-                first_step=first,
-                run=start.run,
-                remedies=memory.remedies,
-            ) from error
-    if saver.stopped is not None:
-        raise Stopped(f"{saver.stopped}\nGo on with: python -m voxtrain resume={start.run.root}")
-
-
-def first_step_of(start: Start) -> int:
-    """The updates done before this sitting."""
-    return max(start.run.state_steps(), default=0) if start.resumes else 0
-
-
-def _listeners(start: Start, memory: RunMemory, first_step: int) -> list[Callback]:
-    """Who hears of each step, before it is saved: a state of step N must find its N rows in metrics.csv."""
-    from voxtrain.memory.watch import WatchMemory
-    from voxtrain.metrics.progress import TrainingProgress
-    from voxtrain.metrics.step_log import StepLog
-
-    settings, run = start.settings, start.run
-    page = settings.logger.callback(run, settings.plain, settings.name)
-    progress = TrainingProgress(settings.train.total_steps(), first_step)
-    return [StepLog(run, first_step), *([page] if page else []), WatchMemory(run, memory.plan), progress]
-
-
-def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:
-    from voxtrain.checkpoint.callback import SaveCheckpoints
-
-    settings = start.settings
-    return SaveCheckpoints(
-        start.run,
-        settings.checkpoint,
-        settings.train.total_steps(),
-        base=settings.model.folder().resolve(),
-        lora_config=settings.tuning.lora_config(),
-        settings=settings.plain,
-        stop=stop,
-        resumes=start.resumes,
-    )
-
-
-def _trainer(settings: Settings, callbacks: list[Callback]) -> Trainer:
-    import pytorch_lightning as pl
-
-    return pl.Trainer(
-        accelerator=settings.trainer.accelerator,
-        devices=settings.trainer.devices,
-        max_epochs=1,  # the loader ends at the last step
-        callbacks=callbacks,
-        plugins=_slurm_leaves_signals_to_us(),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def _slurm_leaves_signals_to_us() -> list[Any]:
-    """Lightning requeues on SIGUSR1 by itself, on top of submitit's doing so."""
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def free_the_gpu() -> None:

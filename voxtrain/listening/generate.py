@@ -78,7 +78,7 @@ def _is_there(run: RunFolder, sample: Sample) -> bool:
 
 
 def _names(folder: Path, order: list[Line], settings: ListeningSettings) -> dict[Line, str]:
-    from voxtrain.validation.weights import written_checksum
+    from voxtrain.checkpoint.weights import written_checksum
 
     checksum = written_checksum(folder)
     return {line: made_from(checksum, line, settings) for line in order}
@@ -100,15 +100,15 @@ class _Speaker:
 
     def become(self, folder: Path) -> None:
         """Take on a checkpoint's weights. Raises InputError or OSError when they are not whole or do not fit."""
-        from voxtrain.validation.weights import put_weights
+        from voxtrain.checkpoint.weights import put_weights
 
         if self._model is None:
             self._model = self._load(folder)
         put_weights(self._model, folder, self._lora)
 
     def _load(self, folder: Path) -> VoxCPM2Model:
+        from voxtrain.model.device import chosen_device
         from voxtrain.model.upstream import load_speaker
-        from voxtrain.validation.device import chosen_device
 
         device: torch.device = chosen_device("listening.device", self._settings.device)
         return load_speaker(folder, None, device) if self._lora is None else load_speaker(self._base(), folder, device)

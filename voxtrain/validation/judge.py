@@ -77,7 +77,7 @@ def _judge_steps(
     wanted: dict[str, Any],
     judging: Judging,
 ) -> None:
-    from voxtrain.validation.device import chosen_device
+    from voxtrain.model.device import chosen_device
 
     device = chosen_device("validation.device", settings.device)
     rows = read_split(DataFolder(run.data), "validation")
@@ -132,7 +132,7 @@ def _filled(
 ) -> VoxCPM2Model:
     import torch
 
-    from voxtrain.validation.weights import first_model, put_weights
+    from voxtrain.checkpoint.weights import first_model, put_weights
 
     if model is None:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]

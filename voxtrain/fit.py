@@ -1,0 +1,112 @@
+"""Training proper: the Trainer of a run, who hears of each step, and how an early end is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from voxtrain.fault import Stopped
+from voxtrain.memory.plan import MemoryPlan
+from voxtrain.preflight import Start
+from voxtrain.settings import Settings
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, Trainer
+
+    from voxtrain.checkpoint.callback import SaveCheckpoints
+    from voxtrain.checkpoint.stop import StopRequest
+    from voxtrain.data.datamodule import SpeechDataModule
+    from voxtrain.model.module import VoxModule
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """The memory plan of a run, and what would save memory, in words."""
+
+    plan: MemoryPlan
+    remedies: str
+
+
+def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemory) -> None:
+    """Train to the last step. Raises Stopped when the run was asked to stop before it, RunFailed out of memory."""
+    import torch
+
+    from voxtrain.checkpoint.stop import StopRequest
+    from voxtrain.memory.autopsy import autopsy, held
+
+    first = first_step_of(start)
+    with StopRequest() as stop:
+        saver = _saver(start, stop)
+        trainer = _trainer(start.settings, [*_listeners(start, memory, first), saver])
+        try:
+            trainer.fit(module, datamodule=data)
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError as error:
+            raise autopsy(
+                error,
+                plan=memory.plan,
+                now=held(module.device),
+                steps_done=module.steps_done,
+                first_step=first,
+                run=start.run,
+                remedies=memory.remedies,
+            ) from error
+    if saver.stopped is not None:
+        raise Stopped(f"{saver.stopped}\nGo on with: python -m voxtrain resume={start.run.root}")
+
+
+def first_step_of(start: Start) -> int:
+    """The updates done before this sitting."""
+    return max(start.run.state_steps(), default=0) if start.resumes else 0
+
+
+def _listeners(start: Start, memory: RunMemory, first_step: int) -> list[Callback]:
+    """Who hears of each step, before it is saved: a state of step N must find its N rows in metrics.csv."""
+    from voxtrain.memory.watch import WatchMemory
+    from voxtrain.metrics.progress import TrainingProgress
+    from voxtrain.metrics.step_log import StepLog
+
+    settings, run = start.settings, start.run
+    page = settings.logger.callback(run, settings.plain, settings.name)
+    progress = TrainingProgress(settings.train.total_steps(), first_step)
+    return [StepLog(run, first_step), *([page] if page else []), WatchMemory(run, memory.plan), progress]
+
+
+def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:
+    from voxtrain.checkpoint.callback import SaveCheckpoints
+
+    settings = start.settings
+    return SaveCheckpoints(
+        start.run,
+        settings.checkpoint,
+        settings.train.total_steps(),
+        base=settings.model.folder().resolve(),
+        lora_config=settings.tuning.lora_config(),
+        settings=settings.plain,
+        stop=stop,
+        resumes=start.resumes,
+    )
+
+
+def _trainer(settings: Settings, callbacks: list[Callback]) -> Trainer:
+    import pytorch_lightning as pl
+
+    return pl.Trainer(
+        accelerator=settings.trainer.accelerator,
+        devices=settings.trainer.devices,
+        max_epochs=1,  # the loader ends at the last step
+        callbacks=callbacks,
+        plugins=_slurm_leaves_signals_to_us(),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _slurm_leaves_signals_to_us() -> list[Any]:
+    """Lightning requeues on SIGUSR1 by itself, on top of submitit's doing so."""
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
