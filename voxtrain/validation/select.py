@@ -136,9 +136,9 @@ def reason_in_words(choice: dict[str, Any]) -> str:
     told += _runner_up_in_words(choice)
     if choice["beats_base"] is not None:
         gain = losses["base"]["loss/total"] - selected["loss/total"]
-        told.append(f"That is {abs(gain):.4f} {'below' if gain > 0 else 'above'} the base model.")
+        told.append(f"Step {step} lies {abs(gain):.4f} {'below' if gain > 0 else 'above'} the base model.")
     if choice["final_is_best"]:
-        told.append("It is the last checkpoint.")
+        told.append("It is also the last checkpoint.")
     elif losses["final"]["loss/total"] is not None:
         more = losses["final"]["loss/total"] - selected["loss/total"]
         told.append(f"The last checkpoint, step {losses['final']['step']}, is {more:.4f} worse.")
@@ -159,7 +159,7 @@ def _runner_up_in_words(choice: dict[str, Any]) -> list[str]:
         return [words + ", with no interval from so few recordings."]
     if not others:
         return [words + "; no other ties with it."]
-    return [words + f"; not to be told from step {choice['selected_step']}: {_listed(others)}."]
+    return [words + f"; this split cannot tell {_listed(others)} from step {choice['selected_step']}."]
 
 
 def _weights_in_words(choice: dict[str, Any]) -> list[str]:
@@ -167,9 +167,10 @@ def _weights_in_words(choice: dict[str, Any]) -> list[str]:
     for found in choice["stop_weight_ranges"]:
         if found["step"] == choice["selected_step"] and found["from"] <= weight <= (found["to"] or math.inf):
             if found["from"] == 0 and found["to"] is None:
-                return ["It wins whatever the weight of the stop loss."]
+                return [f"Step {found['step']} wins whatever the weight of the stop loss."]
             end = "up" if found["to"] is None else f"to {found['to']:.3f}"
-            return [f"It wins for weights of the stop loss from {found['from']:.3f} {end}; this run's is {weight:g}."]
+            span = f"from {found['from']:.3f} {end}"
+            return [f"Step {found['step']} wins for weights of the stop loss {span}; this run's is {weight:g}."]
     return []
 
 
