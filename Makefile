@@ -11,8 +11,12 @@ EXTRAS := demo,sweep,dev
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-# Fast tests run in two processes of one thread each (WORKERS=0: in one, for a debugger).
+# Tests run in two processes of one thread each (WORKERS=0: in one, for a debugger).
 WORKERS := 2
+# A worker goes through neighbouring tests, so that what a file prepares is prepared once, and helps the other at the end.
+SHARE := -n $(WORKERS) --dist worksteal
+# Of the slow tests it takes whole files: those of whole runs share two runs of half a minute.
+SHARE_FILES := -n $(WORKERS) --dist loadfile
 # $(call pytest,ARGUMENTS): a selection without a test fails, and says so.
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(1) || { code=$$?; \
 	if [ $$code -eq 5 ]; then echo "make $@: there is no such test, so nothing was tested" >&2; fi; exit $$code; }
@@ -41,10 +45,10 @@ demo: $(COMPLETE) ## the whole path on the CPU: speech made on the spot, trainin
 	$(VENV)/bin/python -m voxtrain +recipe=demo
 
 test: $(COMPLETE) ## fast tests, under a minute on two cores
-	@$(call pytest,-n $(WORKERS) -m 'not slow and not gpu and not torture')
+	@$(call pytest,$(SHARE) -m 'not slow and not gpu and not torture')
 
 test-slow: $(COMPLETE) ## slow tests: real processes, whole runs, the wheel
-	@$(call pytest,-m 'slow and not gpu and not torture' --timeout 900)
+	@$(call pytest,$(SHARE_FILES) -m 'slow and not gpu and not torture' --timeout 900)
 
 test-gpu: $(COMPLETE) ## tests that need a CUDA GPU; fails where there is none
 	@$(VENV)/bin/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make $@: no CUDA GPU here")'

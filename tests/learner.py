@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ def optimizer_of(parameters: Any, state: str) -> torch.optim.Optimizer:
     """AdamW with fp32 or 8-bit state."""
     if state == "fp32":
         return torch.optim.AdamW(parameters, lr=1e-2)
+    import bitsandbytes  # seconds of imports for the few tests that need it
+
     rule = bitsandbytes.optim.PagedAdamW8bit if state == "paged_8bit" else bitsandbytes.optim.AdamW8bit
     made: torch.optim.Optimizer = rule(parameters, lr=1e-2)
     return made

@@ -206,6 +206,17 @@ def test_an_incomplete_base_is_named(run: RunFolder, model_folder: Path, missing
     assert not run.checkpoint(0).exists()
 
 
+def test_the_order_of_names_changes_no_byte(tmp_path: Path) -> None:
+    names = [f"layer.{n}.weight" for n in range(20)]
+    ways = (names, names[::-1], sorted(names), names[7:] + names[:7])
+    digests = [
+        write_safetensors(tmp_path / str(way), lazily({name: torch.zeros(3) for name in given}, None))
+        for way, given in enumerate(ways)
+    ]
+    assert len(set(digests)) == 1
+
+
+@pytest.mark.slow
 def test_bytes_are_the_same_in_another_process(tmp_path: Path) -> None:
     code = (
         "import sys, torch; from pathlib import Path\n"

@@ -80,9 +80,16 @@ def test_paged_state_is_counted_beside_the_allocator() -> None:
 
 
 def test_the_peak_can_be_forgotten_where_the_system_lets_it() -> None:
-    mib = torch.ones(400 * 2**18)  # 400 MiB, touched
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError as error:
+        pytest.skip(f"this system does not let the highest mark be forgotten: {error}")
+    size_gib = 1 / 16  # more than the 32 MiB up to which glibc may keep what was freed
+    reset_peak(torch.device("cpu"))
+    held = torch.ones(2**24)  # touched
     high = resident_peak_gib()
     assert high >= resident_gib() - 0.01
-    del mib
+    del held
+    assert resident_peak_gib() > high - size_gib / 2
     reset_peak(torch.device("cpu"))
-    assert resident_peak_gib() <= high
+    assert resident_peak_gib() < high - size_gib / 2

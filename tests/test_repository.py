@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+@cache
 def imported_modules(path: Path, *, for_types: bool = False) -> set[str]:
     """Every module that a file imports, anywhere in it; `for_types` adds what only a type checker sees."""
     module = module_name(path)

@@ -17,6 +17,8 @@ from voxtrain.settings import GROUPS, Settings, compose, load
 
 RECIPES = sorted(path.stem for path in (conf_folder() / "recipe").glob("*.yaml"))
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_folder() / group).glob("*.yaml"))]
+STACKS = [("24gb", "one_gpu"), ("80gb", "one_gpu"), ("cpu", "cpu"), ("cpu", "cpu_one_thread")]
+"""Options of `memory` and `trainer` that do not contradict each other."""
 GIVEN = "data.manifest=rows.jsonl"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,12 +35,25 @@ def test_every_recipe_composes(recipe: str) -> None:
     assert settings.train.total_steps() > 0
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(group: str, option: str) -> None:
-    free_of_contradiction = [] if group in ("memory", "trainer") else ["memory=cpu", "trainer=cpu"]
-    extra = ["memory=cpu"] if option.startswith("cpu") and group == "trainer" else []
-    settings = compose([GIVEN, f"{group}={option}", *free_of_contradiction, *extra])
-    assert settings.plain[group]["_target_"].startswith("voxtrain.")
+def choices(turn: int) -> dict[str, str]:
+    """One option of each group; over the turns of STACKS, every option of every group."""
+    options = {group: [name for of, name in OPTIONS if of == group] for group, _ in OPTIONS}
+    return {group: names[turn % len(names)] for group, names in options.items()} | dict(
+        zip(("memory", "trainer"), STACKS[turn], strict=True)
+    )
+
+
+@pytest.mark.parametrize("turn", range(len(STACKS)))
+def test_every_option_composes(turn: int) -> None:
+    settings = compose([GIVEN, *(f"{group}={option}" for group, option in choices(turn).items())])
+    for group, option in choices(turn).items():
+        given = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
+        assert settings.plain[group]["_target_"] == given["_target_"]
+        assert given["_target_"].startswith("voxtrain.")
+
+
+def test_the_turns_take_every_option() -> None:
+    assert {choice for turn in range(len(STACKS)) for choice in choices(turn).items()} == set(OPTIONS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -69,8 +84,9 @@ def test_published_stack() -> None:
 
 def test_total_steps_is_the_smaller_of_steps_and_rows() -> None:
     by_rows = ["+recipe=demo", "train.batch_size=2", "train.grad_accum=4"]
-    assert compose([*by_rows, "train.max_steps=null", "train.max_rows=81"]).train.total_steps() == 11
-    assert compose([*by_rows, "train.max_steps=5", "train.max_rows=81"]).train.total_steps() == 5
+    train = compose([*by_rows, "train.max_steps=null", "train.max_rows=81"]).train
+    assert train.total_steps() == 11
+    assert train.model_copy(update={"max_steps": 5}).total_steps() == 5
     with pytest.raises(InputError, match="never end"):
         compose([*by_rows, "train.max_steps=null", "train.max_rows=null"])
 
@@ -132,10 +148,13 @@ def readme_commands() -> list[list[str]]:
 def test_every_run_in_the_readme_composes() -> None:
     commands = readme_commands()
     assert len(commands) >= 4
+    different = set()
     for command in commands:
         words = [word for word in command if word != "-m"]
         singles = [re.sub(r"=([^=,]+),.*", r"=\1", word) for word in words if not word.startswith("resume=")]
-        compose([word for word in singles if not word.startswith("+sweep")])
+        different.add(tuple(word for word in singles if not word.startswith("+sweep")))
+    for words in different:
+        compose(words)
 
 
 def test_the_settings_check_imports_no_torch() -> None:

@@ -18,19 +18,26 @@ def test_the_defaults_compose() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    "words_for",
     [
-        ("validation.when=after_each_checkpoint", "not there yet"),
-        ("validation.when=sometimes", "after_training"),
-        ("validation.rule=earliest_in_tie_set", "lowest"),
-        ("validation.draws=0", "greater than 0"),
-        ("validation.max_positions=-1", "greater than 0"),
-        ("validation.dtype=fp16", "bf16"),
-        ("validation.device=tpu", "cuda"),
+        {"validation.when=after_each_checkpoint": "not there yet"},
+        {
+            "validation.when=sometimes": "after_training",
+            "validation.rule=earliest_in_tie_set": "lowest",
+            "validation.draws=0": "greater than 0",
+            "validation.max_positions=-1": "greater than 0",
+            "validation.dtype=fp16": "bf16",
+            "validation.device=tpu": "cuda",
+        },
     ],
+    ids=["planned", "nonsense"],
 )
-def test_what_is_not_there_is_refused(override: str, words: str) -> None:
-    with pytest.raises(InputError, match=words) as caught:
-        compose([*BASE, override])
+def test_what_is_not_there_is_refused(words_for: dict[str, str]) -> None:
+    with pytest.raises(InputError) as caught:
+        compose([*BASE, *words_for])
     faults: tuple[Any, ...] = caught.value.faults
-    assert [fault.where for fault in faults] == [override.replace("=", " = ")]
+    told = {fault.where: f"{fault.what}; {fault.remedy}" for fault in faults}
+    assert len(faults) == len(told)
+    assert told.keys() == {override.replace("=", " = ") for override in words_for}
+    for override, words in words_for.items():
+        assert words in told[override.replace("=", " = ")]

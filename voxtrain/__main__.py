@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from voxtrain.composition import compose_config, conf_folder
+from voxtrain.composition import conf_folder
 from voxtrain.door import tell
 from voxtrain.fault import DONE, FAILED, Fault, InputError
 
@@ -36,6 +38,9 @@ def main() -> None:
         code = sweep(arguments) if _is_sweep(arguments) else single(arguments)
     except InputError as error:
         code = tell(error)
+    except (HydraException, OmegaConfBaseException) as error:  # what no check could lay at one setting's door
+        what = " ".join(str(error).split("\nSee ")[0].split())
+        code = tell(InputError(Fault("the command line", what, "write key=value or group=option; see --help")))
     sys.exit(code)
 
 
@@ -53,18 +58,28 @@ def single(arguments: Sequence[str]) -> int:
         raise InputError(*faults)
     if start.resumes and is_finished(start):
         print(f"{start.run.root} is finished: all {start.settings.train.total_steps()} steps are done.")
-        return DONE
+        return _after_training(start)
     _prepare_process(start.settings)
     codes: list[int] = []
 
     def job(_: DictConfig) -> dict[str, Any]:
         from voxtrain.train import run_to_end
 
-        codes.append(run_to_end(start, keep_record=start.resumes))
+        codes.append(run_to_end(start, in_sweep=False))
         return {"run": str(start.run.root), "exit_code": codes[0]}
 
     enter_hydra([*_for_hydra(start), f"hydra.run.dir='{start.run.root}'"], job)
     return _worst([*(codes or [FAILED]), _post_hoc_code(start.run.root) if codes == [DONE] else DONE])
+
+
+def _after_training(start: Start) -> int:
+    """Go on with what follows training, where it was interrupted or failed."""
+    from voxtrain.validation.launch import run_chain
+
+    if start.settings.validation.when == "never" or _post_hoc_code(start.run.root) == DONE:
+        return DONE
+    print("What follows training has not ended well yet: once more.")
+    return run_chain(start.run.root)
 
 
 def _for_hydra(start: Start) -> list[str]:
@@ -84,7 +99,8 @@ def sweep(arguments: Sequence[str]) -> int:
         raise InputError(
             Fault("resume with -m", "a sweep cannot be resumed as one", "resume its run folders one by one")
         )
-    faults: dict[Fault, None] = {}
+    folder = sweep_folder(overrides)
+    faults: dict[Fault, None] = dict.fromkeys(_sweep_folder_faults(folder))
     jobs = swept_jobs(overrides)
     for job_overrides in jobs:
         try:
@@ -95,12 +111,19 @@ def sweep(arguments: Sequence[str]) -> int:
     if faults:
         raise InputError(*faults)
     _prepare_process(start.settings)
-    folder = sweep_folder(overrides)
     from voxtrain.train import sweep_job
 
     kept = [o for o in overrides if not o.startswith("hydra.sweep.dir=")]
     enter_hydra([*flags, *kept, f"hydra.sweep.dir='{folder}'"], sweep_job)
     return _sweep_code(folder, len(jobs))
+
+
+def _sweep_folder_faults(folder: Path) -> list[Fault]:
+    """A second sweep in the folder of a first would train on beside checkpoints and verdicts that are not its own."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    remedy = "name another folder, or resume its run folders one by one"
+    return [Fault(f"hydra.sweep.dir = {folder}", "this folder exists and is not empty", remedy)]
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -111,21 +134,14 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _checked_start(overrides: Sequence[str], *, in_sweep: bool = False) -> tuple[Start, list[Fault]]:
-    from voxtrain.preflight import plan_start, world_faults
+    from voxtrain.preflight import file_faults, plan_start, world_faults
 
     try:
         start = plan_start(overrides)
     except InputError as error:
         # Faults of the values come with those of the files that stand beside them: one telling, not two.
-        raise InputError(*error.faults, *_file_faults(overrides)) from None
+        raise InputError(*error.faults, *file_faults(overrides)) from None
     return start, world_faults(start, in_sweep=in_sweep)
-
-
-def _file_faults(overrides: Sequence[str]) -> list[Fault]:
-    from voxtrain.preflight import manifest_faults
-
-    cfg, _ = compose_config(overrides)
-    return manifest_faults(cfg)
 
 
 def _prepare_process(settings: Settings) -> None:

@@ -60,7 +60,7 @@ def _sort_out(overrides: Sequence[str]) -> tuple[list[str], list[Fault]]:
 def _composition_fault(override: str, message: str) -> Fault:
     key, _, value = override.lstrip("+~").partition("=")
     if "Could not find" in message:
-        found, _, options = message.partition("Available options in")
+        found, _, options = message.partition("Config search path")[0].partition("Available options in")
         missing = found.rpartition("Could not find")[2].strip().strip("'")
         names = ", ".join(options.split()[1:]) or ", ".join(known_options(key))
         return Fault(override, f"there is no {missing}", f"choose one of: {names}")
@@ -68,6 +68,9 @@ def _composition_fault(override: str, message: str) -> Fault:
         return Fault(override, f"a {key} is added to the choices", f"write +{key}={value}")
     if "is not in struct" in message or "Could not override" in message:
         return Fault(override, f"there is no setting {key}", _nearest(key))
+    if "Ambiguous value" in message:
+        what = "several values make a sweep, and this is one run"
+        return Fault(override, what, f"write -m for a sweep, or \"{key}='{value}'\" for a text with a comma")
     reason = message.strip().splitlines()[0]
     return Fault(override, f"this cannot be composed: {reason}", "write key=value or group=option; see --help")
 

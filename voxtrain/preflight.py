@@ -10,17 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from voxtrain.checkpoint.changes import allowed_changes
 from voxtrain.composition import compose_config
+from voxtrain.data.demo_speech import DemoSource
+from voxtrain.data.source import ManifestSource
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.row import read_manifest
 from voxtrain.memory.disk import disk_faults
+from voxtrain.model.released import ReleasedModel
+from voxtrain.model.tiny import TinyModel
 from voxtrain.run_folder import RunFolder
 from voxtrain.run_plan import plan_disk
-from voxtrain.settings import Settings, compose, load
+from voxtrain.settings import Settings, compose, load, sound_group
 
 
 @dataclass(frozen=True)
@@ -88,30 +92,43 @@ def _free_folder(overrides: Sequence[str]) -> Path:
     return folder.with_name(f"{folder.name}_{number}")
 
 
+def _folder_faults(root: Path) -> list[Fault]:
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return []
+    remedy = f"go on with it by resume={root}, or name another folder"
+    return [Fault(f"hydra.run.dir = {root}", "this run folder exists and is not empty", remedy)]
+
+
 def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
     """Faults of files, folders, devices and disk that can be found without starting anything."""
     settings, faults = start.settings, []
     if not start.resumes:
-        if not in_sweep and start.run.root.exists() and any(start.run.root.iterdir()):
-            faults.append(
-                Fault(
-                    f"hydra.run.dir = {start.run.root}",
-                    "this run folder exists and is not empty",
-                    f"go on with it by resume={start.run.root}, or name another folder",
-                )
-            )
+        if not in_sweep:
+            faults += _folder_faults(start.run.root)
         faults += _manifest_faults(settings.data.manifest, settings.data.group_by)
-    if settings.model.path is not None:
-        faults += _told(settings.model.folder)
     faults += _told(settings.logger.check)
     faults += _device_faults(settings)
-    return faults + disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)
+    faults += disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)
+    return faults + _model_faults(settings.model, may_fetch=not faults)
 
 
-def manifest_faults(cfg: DictConfig) -> list[Fault]:
-    """Faults of the manifest that unchecked settings name, to be told along with the faults of the settings."""
-    manifest, group_by = OmegaConf.select(cfg, "data.manifest"), OmegaConf.select(cfg, "data.group_by")
-    return _manifest_faults(manifest, group_by) if isinstance(group_by, str) else []
+def file_faults(overrides: Sequence[str]) -> list[Fault]:
+    """Faults of the files that unsound settings name, to be told along with the faults of the settings."""
+    cfg, _ = compose_config(overrides)
+    if OmegaConf.select(cfg, "resume") is not None:
+        return []
+    named = any(o.startswith("hydra.run.dir=") for o in overrides)
+    faults = _folder_faults(_free_folder(overrides)) if named else []
+    data, model = sound_group(cfg, "data"), sound_group(cfg, "model")
+    if isinstance(data, ManifestSource | DemoSource):
+        faults += _manifest_faults(data.manifest, data.group_by)
+    return faults + (_model_faults(model, may_fetch=False) if isinstance(model, ReleasedModel | TinyModel) else [])
+
+
+def _model_faults(model: ReleasedModel | TinyModel, *, may_fetch: bool) -> list[Fault]:
+    """may_fetch: gigabytes are fetched from the hub only where nothing else is wrong."""
+    fetches = isinstance(model, ReleasedModel) and model.would_fetch()
+    return [] if model.path is None or (fetches and not may_fetch) else _told(model.folder)
 
 
 def _manifest_faults(manifest: str | Path | None, group_by: str) -> list[Fault]:

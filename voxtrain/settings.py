@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 class LossWeights(BaseModel, frozen=True, extra="forbid"):
     """Weights of the two losses in `loss/total`."""
 
-    diff: NonNegativeFloat
-    stop: NonNegativeFloat
+    diff: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    stop: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
@@ -164,7 +164,7 @@ def _checked(cfg: DictConfig, faults: list[Fault]) -> Settings:
 
 
 def _from_plain(plain: dict[str, Any], faults: list[Fault]) -> Settings:
-    faults = faults + _missing(plain)
+    plain, faults = _from_anywhere(plain), faults + _missing(plain)
     unknown = [key for key in plain if key not in (*LOOSE, *GROUPS)]
     for key in unknown:
         near = difflib.get_close_matches(key, (*LOOSE, *GROUPS), n=1)
@@ -183,6 +183,27 @@ def _from_plain(plain: dict[str, Any], faults: list[Fault]) -> Settings:
     if contradictions:
         raise InputError(*contradictions)
     return settings
+
+
+def _from_anywhere(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same with absolute paths: config.yaml is read again from other working folders. Hub ids stay as they are."""
+    held = {group: dict(plain.get(group) or {}) for group in ("data", "model")}
+    for group, key in (("data", "manifest"), ("data", "cache_dir"), ("model", "cache_dir"), ("model", "path")):
+        value = held[group].get(key)
+        if isinstance(value, str) and value not in ("", ".", "???"):
+            path = Path(value).expanduser()
+            held[group][key] = str(path.absolute()) if key != "path" or path.is_dir() else value
+    return plain | {group: node for group, node in held.items() if node}
+
+
+def sound_group(cfg: DictConfig, group: str) -> BaseModel | None:
+    """The settings of one group of an unchecked config; None where they are not sound."""
+    try:
+        node = OmegaConf.to_container(cfg[group], resolve=True)
+    except OmegaConfBaseException:
+        return None
+    plain = {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
+    return _build(_target(group, plain, []), group, plain, [])
 
 
 def _missing(node: Mapping[str, Any], prefix: str = "") -> list[Fault]:

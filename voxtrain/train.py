@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.door import tell
-from voxtrain.durable import remove_if_empty, write_json, write_whole
+from voxtrain.durable import read_json, remove_if_empty, write_json, write_whole
 from voxtrain.fault import DONE, FAILED, STOPPED, WRONG_INPUT, InputError, RunFailed, Stopped
 from voxtrain.fit import RunMemory, first_step_of, fit
 from voxtrain.manifest.prepare import read_split
@@ -41,28 +42,44 @@ if TYPE_CHECKING:
 def sweep_job(cfg: DictConfig) -> dict[str, Any]:
     """One job of a multirun. Never raises and never exits, since that would take the other jobs along.
 
-    Returns the run folder and the exit code; the outcome is in run.json too.
+    Returns the run folder and the exit code; the outcome is in run.json too. A job that comes after one that was
+    interrupted is not started: Ctrl-C is meant for the sweep.
     """
     hydra = HydraConfig.get()
     run = RunFolder(Path(hydra.runtime.output_dir))
     start = Start(from_config(cfg), run, tuple(hydra.overrides.task), resumes=False)
-    return {"run": str(run.root), "exit_code": run_to_end(start, keep_record=True)}
+    stopped = _interrupted_before(run)
+    if stopped is not None:
+        record = RunRecord(run, start.overrides)
+        record.close("not_started", STOPPED, f"{stopped} was interrupted before this job began")
+        return {"run": str(run.root), "exit_code": STOPPED}
+    return {"run": str(run.root), "exit_code": run_to_end(start, in_sweep=True)}
 
 
-def run_to_end(start: Start, *, keep_record: bool) -> int:
+def _interrupted_before(run: RunFolder) -> str | None:
+    """The name of a job of the same sweep that somebody interrupted."""
+    for other in sorted(run.root.parent.glob("*/run.json")):
+        record = read_json(other)
+        if record["status"] == "interrupted" or (record["status"] == "stopped" and "SIGINT" in record["message"]):
+            return other.parent.name
+    return None
+
+
+def run_to_end(start: Start, *, in_sweep: bool) -> int:
     """Train, and turn every way to end into an exit code and a run.json.
 
-    A fault of the inputs leaves nothing behind, unless `keep_record`: then run.json tells of it.
+    Where nothing was started, nothing is left: a new run's folder goes (in a sweep run.json tells of it instead), and
+    a run that was to go on is as it was.
     """
     record = RunRecord(start.run, start.overrides)
+    before = {path: path.read_bytes() for path in (start.run.config, start.run.run) if start.resumes and path.is_file()}
     try:
         train(start, record)
         record.close("finished", DONE)
     except InputError as error:
         code = tell(error)
-        if not keep_record:
-            shutil.rmtree(start.run.root, ignore_errors=True)
-            remove_if_empty(start.run.root.parent, Path.cwd() / "outputs")
+        if not in_sweep:
+            _as_before(start, before)
             return code
         record.close("refused", WRONG_INPUT, str(error))
     except Stopped as stop:
@@ -71,13 +88,38 @@ def run_to_end(start: Start, *, keep_record: bool) -> int:
     except RunFailed as error:
         record.close("failed", tell(error), str(error))
     except KeyboardInterrupt:
-        record.close("interrupted", FAILED, "interrupted twice; the newest saved state is untouched")
+        return _interrupted(start, record, before, in_sweep=in_sweep)
     except Exception as error:
         _keep_traceback(start.run)
         message = f"{type(error).__name__}: {error}"
         print(f"\nThe run failed: {message}\nThe traceback is in {start.run.log}", file=sys.stderr)
         record.close("failed", FAILED, message)
     return record.exit_code
+
+
+def _as_before(start: Start, before: Mapping[Path, bytes]) -> None:
+    if start.resumes:
+        for path, content in before.items():
+            write_whole(path, content)
+        return
+    shutil.rmtree(start.run.root, ignore_errors=True)
+    remove_if_empty(start.run.root.parent, Path.cwd() / "outputs")
+
+
+def _interrupted(start: Start, record: RunRecord, before: Mapping[Path, bytes], *, in_sweep: bool) -> int:
+    """Tell of an interrupt that did not wait for a step boundary: before training, or a second Ctrl-C."""
+    states = start.run.state_steps()
+    if states:
+        message = f"interrupted; the state of step {states[-1]} is saved"
+        print(f"\n{message}\nGo on with: python -m voxtrain resume={start.run.root}", file=sys.stderr)
+    else:
+        message = "interrupted before anything was learnt; nothing is left to go on from"
+        print(f"\n{message}", file=sys.stderr)
+        if not in_sweep:
+            _as_before(start, before)
+            return FAILED
+    record.close("interrupted", FAILED, message)
+    return FAILED
 
 
 def _keep_traceback(run: RunFolder) -> None:

@@ -26,15 +26,22 @@ class ReleasedModel(BaseModel, frozen=True, extra="forbid"):
         count(self.architecture)
         return self
 
+    def would_fetch(self) -> bool:
+        """Whether `folder` may ask the hub for gigabytes: `path` is a hub id, and nobody said to work offline."""
+        from huggingface_hub import constants
+
+        return self._is_hub_id() and not constants.HF_HUB_OFFLINE
+
+    def _is_hub_id(self) -> bool:
+        return not Path(self.path).expanduser().is_dir() and HUB_ID.fullmatch(self.path) is not None
+
     def folder(self) -> Path:
         """The model's folder, fetched from the hub if it must be.
 
         Raises InputError when it is not there, cannot be fetched, is incomplete, or is of another architecture.
         """
-        local = Path(self.path).expanduser()
-        if local.is_dir() or not HUB_ID.fullmatch(self.path):
-            return agreed(local.resolve(), self.architecture)
-        return agreed(_from_hub(self.path), self.architecture)
+        folder = _from_hub(self.path) if self._is_hub_id() else Path(self.path).expanduser().resolve()
+        return agreed(folder, self.architecture)
 
 
 def count(architecture: dict[str, Any]) -> dict[str, int]:

@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
+from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,13 +87,24 @@ def _bare_tokenizer(folder: Path) -> LlamaTokenizerFast:
 
 
 def build_model(
-    architecture: dict[str, Any], tokenizer: Path, vae: AudioVAEV2, lora: dict[str, Any] | None = None
+    architecture: dict[str, Any], tokenizer: Path, vae: Any, lora: dict[str, Any] | None = None
 ) -> VoxCPM2Model:
     """Upstream's model with whatever weights its constructor gives, on the default device; `tokenizer` is a folder."""
     config = parse_architecture(architecture, str(tokenizer / "config.json"))
     bare = _bare_tokenizer(tokenizer)
     with quiet():
         return VoxCPM2Model(config, bare, vae, LoRAConfig(**lora) if lora else None, device="cpu")
+
+
+def _absent_vae(architecture: dict[str, Any]) -> SimpleNamespace:
+    """What upstream's constructor reads of an AudioVAE, where the model shall have none."""
+    config = AudioVAEConfigV2(**architecture["audio_vae_config"])
+    return SimpleNamespace(
+        chunk_size=prod(config.encoder_rates),
+        decode_chunk_size=prod(config.decoder_rates),
+        sample_rate=config.sample_rate,
+        out_sample_rate=config.out_sample_rate,
+    )
 
 
 def build_vae(architecture: dict[str, Any]) -> AudioVAEV2:
@@ -111,7 +124,7 @@ def load_model(
     """
     architecture = check_folder(folder)
     with torch.device("meta"):
-        model = build_model(architecture, folder, build_vae(architecture), lora.lora_config() if lora else None)
+        model = build_model(architecture, folder, _absent_vae(architecture), lora.lora_config() if lora else None)
     del model.audio_vae
     model.base_lm.kv_cache = model.residual_lm.kv_cache = None
     _read_weights(model, folder, device, dtype)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat
+from pydantic import BaseModel, Field
 
 from voxtrain.fault import Fault, InputError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 STATES = ("fp32", "8bit", "paged_8bit")
 
@@ -26,10 +28,10 @@ STATES = ("fp32", "8bit", "paged_8bit")
 class AdamW(BaseModel, frozen=True, extra="forbid"):
     """AdamW with decoupled weight decay."""
 
-    lr: PositiveFloat
+    lr: Positive
     betas: tuple[Beta, Beta]
-    eps: PositiveFloat
-    weight_decay: NonNegativeFloat
+    eps: Positive
+    weight_decay: NotNegative
 
     def build(self, parameters: Iterable[torch.nn.Parameter], state: str) -> torch.optim.Optimizer:
         """The optimizer of `parameters`, its state held as `state` (one of STATES) says.

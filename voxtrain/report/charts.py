@@ -139,15 +139,17 @@ def rate_chart(label: str, steps: Sequence[int], values: Sequence[float]) -> str
 
 def runs_chart(label: str, curves: Sequence[Curve], x_label: str, *, marked: bool) -> str:
     """The same figure of several runs, told apart by colour and, beyond six, by dashes."""
-    drawn = [curve for curve in curves if len(curve.x)]
+    drawn = [
+        (place, curve) for place, curve in enumerate(curves) if len(curve.x)
+    ]  # a run keeps its colour without them
 
     def draw(axes: Axes) -> None:
-        for place, curve in enumerate(drawn):
+        for place, curve in drawn:
             dash = DASHES[place // len(SERIES) % len(DASHES)]
             marker = "o" if marked else None
             axes.plot(curve.x, curve.y, color=SERIES[place % len(SERIES)], ls=dash, marker=marker, ms=4, lw=1.6)
 
-    return _svg(draw, f"{label} of {', '.join(curve.label for curve in drawn)}", x_label, LARGE, enough=bool(drawn))
+    return _svg(draw, f"{label} of {', '.join(curve.label for _, curve in drawn)}", x_label, LARGE, enough=bool(drawn))
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

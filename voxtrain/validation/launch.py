@@ -51,7 +51,7 @@ class LaunchPostHoc(Callback):
             if outcome["exit_code"] == DONE and is_wanted(Path(outcome["run"])):
                 run_chain(Path(outcome["run"]))
         except KeyboardInterrupt:
-            print(f"\nInterrupted. To go on: python -m voxtrain.validation {outcome['run']}", file=sys.stderr)
+            print(f"\nInterrupted. To go on: python -m voxtrain resume={outcome['run']}", file=sys.stderr)
         except Exception as error:
             print(f"\nAfter training: {type(error).__name__}: {error}", file=sys.stderr)
 

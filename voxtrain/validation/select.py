@@ -99,8 +99,8 @@ def warnings(run: RunFolder, evidence: Evidence, choice: dict[str, Any]) -> list
     told = [f"Step {entry['step']} was not judged: {entry['reason']}" for entry in choice["not_judged"]]
     if evidence.resampled is None:
         told.append(
-            f"The validation rows come from {evidence.groups} recordings; with fewer than {FEWEST_GROUPS} no interval "
-            "can be given, so any of the checkpoints may be the best one"
+            f"The validation rows come from {_recordings(evidence.groups)}; with fewer than {FEWEST_GROUPS} no "
+            "interval can be given, so any of the checkpoints may be the best one"
         )
     broken = [step for step in evidence.steps if not math.isfinite(evidence.loss(step))]
     if broken:
@@ -110,6 +110,10 @@ def warnings(run: RunFolder, evidence: Evidence, choice: dict[str, Any]) -> list
     if choice["final_is_best"] and len(evidence.steps) > 2:
         told.append("The last checkpoint has the lowest loss: training longer may lower it further")
     return told + _heard(run, choice["selected_step"])
+
+
+def _recordings(count: int) -> str:
+    return f"{count} recording{'' if count == 1 else 's'}"
 
 
 def _heard(run: RunFolder, selected: int) -> list[str]:
@@ -131,7 +135,7 @@ def reason_in_words(choice: dict[str, Any]) -> str:
     told = [
         f"Step {step} has the lowest held-out loss/total of the trained checkpoints: {selected['loss/total']:.4f} "
         f"(diff {selected['loss/diff']:.4f}, stop {selected['loss/stop']:.4f}), on {choice['rows']} rows of "
-        f"{choice['groups']} recordings under {choice['draws']} fixed draws each."
+        f"{_recordings(choice['groups'])} under {choice['draws']} fixed draws each."
     ]
     told += _runner_up_in_words(choice)
     if choice["beats_base"] is not None:

@@ -1,0 +1,109 @@
+"""How a run may end, and what is left then."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from voxtrain import train
+from voxtrain.durable import read_json, write_json
+from voxtrain.fault import FAILED, WRONG_INPUT, Fault, InputError
+from voxtrain.preflight import Start, plan_start
+from voxtrain.run_folder import RunFolder
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Start:
+    """A new run in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    made = plan_start(["+recipe=demo", f"data.cache_dir={cache}"])
+    made.run.root.mkdir(parents=True)
+    return made
+
+
+def end_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(start: Start, record: object) -> None:
+        (start.run.root / "data").mkdir(exist_ok=True)
+        raise error
+
+    monkeypatch.setattr(train, "train", broken)
+
+
+def test_an_interrupt_before_training_leaves_nothing_and_says_so(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_with(KeyboardInterrupt(), monkeypatch)
+    assert train.run_to_end(start, in_sweep=False) == FAILED
+    assert not start.run.root.exists()
+    assert "interrupted before anything was learnt" in capsys.readouterr().err
+
+
+def test_an_interrupt_after_a_state_says_how_to_go_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start.run.state(20).mkdir(parents=True)
+    end_with(KeyboardInterrupt(), monkeypatch)
+    assert train.run_to_end(start, in_sweep=False) == FAILED
+    assert f"resume={start.run.root}" in capsys.readouterr().err
+    assert read_json(start.run.run)["status"] == "interrupted"
+
+
+def test_wrong_input_leaves_nothing_of_a_new_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_with(InputError(Fault("rows", "all of them are empty", "add text")), monkeypatch)
+    assert train.run_to_end(start, in_sweep=False) == WRONG_INPUT
+    assert not start.run.root.exists()
+
+
+def test_wrong_input_of_a_sweeps_job_is_recorded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_with(InputError(Fault("rows", "all of them are empty", "add text")), monkeypatch)
+    assert train.run_to_end(start, in_sweep=True) == WRONG_INPUT
+    record = read_json(start.run.run)
+    assert (record["status"], record["exit_code"]) == ("refused", WRONG_INPUT)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "stops"),
+    [
+        ("finished", "", False),
+        ("failed", "", False),
+        ("stopped", "stopped after step 3: SIGTERM was received", False),
+        ("stopped", "stopped after step 3: SIGINT was received", True),
+        ("interrupted", "", True),
+    ],
+)
+def test_a_sweep_goes_on_unless_a_job_was_interrupted(tmp_path: Path, status: str, message: str, stops: bool) -> None:
+    (tmp_path / "0_demo").mkdir()
+    (tmp_path / "1_demo").mkdir()
+    write_json(tmp_path / "0_demo" / "run.json", {"status": status, "message": message})
+    assert (train._interrupted_before(RunFolder(tmp_path / "1_demo")) == "0_demo") is stops
+
+
+@pytest.mark.slow
+def test_after_the_end_a_resume_mends_or_leaves_everything_as_it_was(tmp_path: Path, cache: Path) -> None:
+    environment = {**os.environ, "VOXTRAIN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+    def voxtrain(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "voxtrain", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    quick = ("train.max_steps=6", "checkpoint.every=3", "listening.max_seconds=1", "hydra.run.dir=run")
+    assert voxtrain("+recipe=demo", *quick).returncode == 0
+    run = RunFolder(tmp_path / "run")
+
+    outcome = json.loads(run.post_hoc.read_text())
+    write_json(run.post_hoc, {**outcome, "exit_code": FAILED})
+    run.report.unlink()
+    again = voxtrain(f"resume={run.root}")
+    assert (again.returncode, run.report.is_file()) == (0, True), again.stderr
+
+    before = {path: path.read_bytes() for path in (run.config, run.run, run.metrics)}
+    optimizer = run.state(6) / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:100])
+    refused = voxtrain(f"resume={run.root}", "train.max_steps=9")
+    assert refused.returncode == WRONG_INPUT, refused.stderr
+    assert {path: path.read_bytes() for path in before} == before
