@@ -96,10 +96,11 @@ def test_after_the_end_a_resume_mends_or_leaves_everything_as_it_was(tmp_path: P
     run = RunFolder(tmp_path / "run")
 
     outcome = json.loads(run.post_hoc.read_text())
-    write_json(run.post_hoc, {**outcome, "exit_code": FAILED})
-    run.report.unlink()
-    again = voxtrain(f"resume={run.root}")
-    assert (again.returncode, run.report.is_file()) == (0, True), again.stderr
+    for break_it in (lambda: write_json(run.post_hoc, {**outcome, "exit_code": FAILED}), run.post_hoc.unlink):
+        break_it()
+        run.report.unlink()
+        again = voxtrain(f"resume={run.root}")
+        assert (again.returncode, run.report.is_file()) == (0, True), again.stderr
 
     before = {path: path.read_bytes() for path in (run.config, run.run, run.metrics)}
     optimizer = run.state(6) / "optimizer.pt"

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from voxtrain.durable import read_json, write_whole
+from voxtrain.durable import read_json, write_json, write_whole
 from voxtrain.fault import DONE, FAILED
 from voxtrain.run_folder import RunFolder
 from voxtrain.validation import launch
@@ -186,3 +186,20 @@ def test_a_command_that_is_not_there_is_told(run: RunFolder, monkeypatch: pytest
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert run_chain(run.root) == FAILED
     assert [stage["exit_code"] for stage in read_json(run.post_hoc)["steps"]] == [FAILED, FAILED]
+
+
+@pytest.mark.parametrize(
+    ("when", "written", "code"),
+    [
+        ("after_training", None, FAILED),  # killed before it began
+        ("after_training", FAILED, FAILED),
+        ("after_training", DONE, DONE),
+        ("never", None, DONE),
+    ],
+)
+def test_what_never_began_has_not_ended_well(tmp_path: Path, when: str, written: int | None, code: int) -> None:
+    folder = RunFolder(tmp_path / "run")
+    write_whole(folder.config, f"validation: {{when: {when}}}\n")
+    if written is not None:
+        write_json(folder.post_hoc, {"exit_code": written, "steps": []})
+    assert launch.outcome_code(folder.root) == code

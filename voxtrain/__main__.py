@@ -51,6 +51,7 @@ def _is_sweep(arguments: Sequence[str]) -> bool:
 def single(arguments: Sequence[str]) -> int:
     """Check and start one run; returns its exit code, or that of its post-hoc process where that is worse."""
     from voxtrain.preflight import is_finished
+    from voxtrain.validation.launch import outcome_code
 
     overrides = _overrides(arguments)
     start, faults = _checked_start(overrides)
@@ -69,14 +70,14 @@ def single(arguments: Sequence[str]) -> int:
         return {"run": str(start.run.root), "exit_code": codes[0]}
 
     enter_hydra([*_for_hydra(start), f"hydra.run.dir='{start.run.root}'"], job)
-    return _worst([*(codes or [FAILED]), _post_hoc_code(start.run.root) if codes == [DONE] else DONE])
+    return outcome_code(start.run.root) if codes == [DONE] else _worst(codes or [FAILED])
 
 
 def _after_training(start: Start) -> int:
     """Go on with what follows training, where it was interrupted or failed."""
-    from voxtrain.validation.launch import run_chain
+    from voxtrain.validation.launch import has_ended_well, run_chain
 
-    if start.settings.validation.when == "never" or _post_hoc_code(start.run.root) == DONE:
+    if start.settings.validation.when == "never" or has_ended_well(start.run.root):
         return DONE
     print("What follows training has not ended well yet: once more.")
     return run_chain(start.run.root)
@@ -161,21 +162,14 @@ def _never(cfg: DictConfig) -> None:
     raise AssertionError("a flag that only looks started a job")
 
 
-def _post_hoc_code(run: Path) -> int:
-    from voxtrain.durable import read_json
-    from voxtrain.run_folder import RunFolder
-
-    outcome = RunFolder(run).post_hoc
-    return int(read_json(outcome)["exit_code"]) if outcome.is_file() else DONE
-
-
 def _sweep_code(folder: Path, jobs: int) -> int:
     from voxtrain.durable import read_json
+    from voxtrain.validation.launch import outcome_code
 
-    records = [read_json(path) for path in folder.glob("*/run.json")]
-    codes = [FAILED if record["exit_code"] is None else int(record["exit_code"]) for record in records]
+    records = {path.parent: read_json(path) for path in folder.glob("*/run.json")}
+    codes = [FAILED if record["exit_code"] is None else int(record["exit_code"]) for record in records.values()]
     codes += [FAILED] * (jobs - len(records))
-    return _worst([*codes, *(_post_hoc_code(path.parent) for path in folder.glob("*/run.json"))])
+    return _worst([*codes, *(outcome_code(run) for run, record in records.items() if record["exit_code"] == DONE)])
 
 
 def _worst(codes: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
-from voxtrain.durable import write_json
+from voxtrain.durable import read_json, write_json
 from voxtrain.fault import DONE, FAILED
 from voxtrain.run_folder import RunFolder
 
@@ -61,6 +61,17 @@ def is_wanted(run: Path) -> bool:
     from omegaconf import OmegaConf
 
     return bool(OmegaConf.load(RunFolder(run).config).validation.when != "never")
+
+
+def has_ended_well(run: Path) -> bool:
+    """Whether all that follows training has run, and well."""
+    outcome = RunFolder(run).post_hoc
+    return outcome.is_file() and int(read_json(outcome)["exit_code"]) == DONE
+
+
+def outcome_code(run: Path) -> int:
+    """The exit code of what follows a training that ended well; FAILED also where it was wanted and never began."""
+    return DONE if has_ended_well(run) or not is_wanted(run) else FAILED
 
 
 def run_chain(run: Path) -> int:
