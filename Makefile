@@ -6,6 +6,8 @@
 VENV := .venv
 COMPLETE := $(VENV)/.complete
 EXTRAS := demo,sweep,dev
+# Heavy and rarely used: pinned like the rest, and installed by who wants it: pip install -c constraints.txt '.[asr]'
+HEAVY := asr
 
 # A Python of your choice: make setup PYTHON=/usr/bin/python3.12
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
@@ -71,7 +73,7 @@ constraints: $(COMPLETE) ## resolve pyproject.toml anew and write constraints.tx
 	sys.exit("make $@: needs a .venv of Python 3.11, since some releases that 3.12 takes do not run on it")'
 	sed '/^[^#]/d' constraints.txt > $(VENV)/constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed \
-		--report $(VENV)/resolved.json '.[$(EXTRAS)]'
+		--report $(VENV)/resolved.json '.[$(EXTRAS),$(HEAVY)]'
 	$(VENV)/bin/python -c 'import json; \
 	found = [entry["metadata"] for entry in json.load(open("$(VENV)/resolved.json"))["install"]]; \
 	pins = {each["name"].lower(): each["version"] for each in found if each["name"] != "voxtrain"}; \

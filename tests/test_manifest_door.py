@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from manifest_material import clean_rules, grouped_split, write_lines
+from manifest_material import clean_rules, columns, grouped_split, write_lines
 
 import voxtrain.manifest.__main__ as door
 from voxtrain.durable import read_json
@@ -30,14 +30,19 @@ def composed(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     def compose(overrides: list[str]) -> Any:
         asked.append(overrides)
         return SimpleNamespace(
-            data=SimpleNamespace(manifest_path=lambda: manifest, group_by="parent"),
+            data=SimpleNamespace(
+                manifest_path=lambda: manifest,
+                group_by="parent",
+                columns=columns(),
+                sound_memory=lambda: manifest.with_name("audio_facts.sqlite"),
+            ),
             clean=clean_rules(),
             split=grouped_split(),
             seed=1,
             train=SimpleNamespace(rows_per_step=lambda: 8),
         )
 
-    monkeypatch.setattr(door, "compose", compose)
+    monkeypatch.setattr("voxtrain.settings.compose", compose)
     return asked
 
 
@@ -81,7 +86,7 @@ def test_as_a_process_it_imports_no_torch(manifest: Path, tmp_path: Path) -> Non
         "heavy = {'torch', 'lightning', 'pytorch_lightning', 'voxcpm', 'pandas'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    arguments = [f"data.manifest={manifest}", f"out={tmp_path / 'made'}"]
+    arguments = [f"data.manifest={manifest}", f"out={tmp_path / 'made'}", f"data.cache_dir={tmp_path / 'cache'}"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -90,7 +95,7 @@ def test_as_a_process_it_imports_no_torch(manifest: Path, tmp_path: Path) -> Non
         cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 0, done.stderr
-    assert read_json(tmp_path / "made" / "audit.json")["rows_kept"] == 9
+    assert read_json(tmp_path / "made" / "audit.json")["rows_kept"] == 8
 
 
 def test_as_a_process_a_missing_manifest_is_exit_2_and_leaves_nothing(tmp_path: Path) -> None:

@@ -3,113 +3,146 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifest_material import clean_rules, row
+from manifest_material import SOUND, clean_rules, fired, judged
 
 from voxtrain.manifest.audit import contamination, ledger, ledger_text, length
-from voxtrain.manifest.clean import judge
-from voxtrain.manifest.header import NO_FILE, Header
-from voxtrain.manifest.row import Row
+from voxtrain.manifest.evidence import Evidence
+from voxtrain.manifest.formats import Line
+from voxtrain.manifest.sound import NO_FILE, Samples, Sound, unreadable
 
-CLEAN = clean_rules()
-PATHS = [Path(f"/clips/{number}.wav") for number in range(6)]
+CLEAN = clean_rules(boilerplate=("thanks for watching",))  # one: to read all patterns takes longer than a test
+PATHS = [f"/clips/{number}.wav" for number in range(6)]
+FINE = Samples("00" * 16, 0.5, -20.0, 0.0, 0.0, 0.1, 0.1, 7_500.0, 1.0)
 
-headers = st.one_of(
-    st.just(NO_FILE),
-    st.just(Header(None, missing=False, reason="damaged")),
-    st.floats(0.001, 60.0).map(lambda seconds: Header(seconds, missing=False, reason="")),
-)
-rows = st.lists(
-    st.builds(
-        lambda audio, text, group, reference, odd: row(
-            audio=audio, text="" if odd else text, group=group, ref_audio=reference, odd=odd
+
+def sound(seconds: float, digest: int | None = None) -> Sound:
+    """A sound of that length; decoded where a digest is given."""
+    samples = None if digest is None else replace(FINE, digest=f"{digest:032x}", decoded_s=seconds)
+    return replace(SOUND, duration_s=seconds, samples=samples)
+
+
+sounds_of_files = st.fixed_dictionaries(
+    dict.fromkeys(
+        PATHS,
+        st.one_of(
+            st.just(NO_FILE),
+            st.just(unreadable("damaged")),
+            st.floats(0.001, 60.0).map(sound),
+            st.builds(sound, st.floats(0.9, 10.0), st.integers(1, 3)),
         ),
-        st.sampled_from(PATHS),
-        st.sampled_from(["Good morning.", "Good evening.", " ", "Thanks for watching!", "?"]),
-        st.sampled_from(["one", "two", ""]),
-        st.one_of(st.none(), st.sampled_from(PATHS)),
-        st.sampled_from([(), (), (), (("text", None),), (("text", "17"),), (("audio", None),)]),
+    )
+)
+records = st.lists(
+    st.fixed_dictionaries(
+        {
+            "audio": st.sampled_from([*PATHS, *PATHS, None]),
+            "text": st.sampled_from(["Good morning.", "Good evening.", " ", "Thanks for watching!", "?", None, 17]),
+            "parent": st.sampled_from(["one", "two", None]),
+        },
+        optional={"ref_audio": st.sampled_from(PATHS), "speaker": st.sampled_from(["ann", "ben"])},
     ),
     min_size=1,
     max_size=25,
-).map(lambda made: [numbered(one, place) for place, one in enumerate(made)])
-soundings = st.fixed_dictionaries(dict.fromkeys(PATHS, headers))
+)
 
 
-def numbered(one: Row, place: int) -> Row:
-    """An id that some rows share, as those made from path and text do."""
-    return row(
-        **{name: getattr(one, name) for name in ("audio", "text", "group", "ref_audio", "odd")},
-        line=place + 1,
-        id=f"{one.audio.stem}-{one.text}",
-    )
+def numbered(made: list[dict[str, object]]) -> list[Line]:
+    return list(enumerate(made, start=1))
 
 
-@settings(deadline=None)
-@given(rows, soundings)
+@settings(deadline=None, max_examples=40)
+@given(records, sounds_of_files)
 def test_the_ledger_balances(made, sounds) -> None:
-    verdicts = judge(made, sounds, CLEAN)
-    audit = ledger(verdicts, CLEAN.rule_names())
-    rejects = audit["rejects_by_rule"]
+    evidence = judged(numbered(made), sounds, CLEAN)
+    audit = ledger(evidence, CLEAN.rule_names(), None)
+    rejects, found = audit["rejects_by_rule"], fired(evidence, CLEAN)
     assert audit["rows_in"] == len(made) == audit["rows_kept"] + sum(rejects.values())
-    assert sum(v.reject is None for v in verdicts) == audit["rows_kept"]
+    assert sum(not rules for rules in found.values()) == audit["rows_kept"]
     # sums of whole microseconds, each rounded once to a float: 1e-9 is far under one of them
     seconds = audit["seconds_kept"] + sum(audit["seconds_rejected_by_rule"].values())
     assert audit["seconds_in"] == pytest.approx(seconds, abs=1e-9)
     for rule, count in rejects.items():
-        fired = audit["fired"].get(rule, {}).get(rule, 0)
-        assert fired == sum(rule in v.fired() for v in verdicts) >= count
+        assert count == sum(rules[:1] == (rule,) for rules in found.values())
+        assert audit["fired"].get(rule, {}).get(rule, 0) == sum(rule in rules for rules in found.values()) >= count
     for one, together in audit["fired"].items():
         for other, count in together.items():
             assert count == audit["fired"][other][one] <= audit["fired"][one][one]
 
 
-@settings(deadline=None)
-@given(rows, soundings, st.randoms(use_true_random=False))
-def test_the_order_decides_nothing(made: list[Row], sounds: dict[Path, Header], chance: random.Random) -> None:
-    shuffled = [*made]
-    chance.shuffle(shuffled)
-    first = {v.row.line: v.fired() for v in judge(made, sounds, CLEAN)}
-    assert first == {v.row.line: v.fired() for v in judge(shuffled, sounds, CLEAN)}
+@settings(deadline=None, max_examples=40)
+@given(records, sounds_of_files, st.randoms(use_true_random=False), st.integers(1, 7))
+def test_neither_the_order_nor_the_chunks_decide_anything(made, sounds, chance: random.Random, chunk_rows: int) -> None:
+    lines = numbered(made)
+    shuffled = chance.sample(lines, len(lines))
+    assert fired(judged(lines, sounds, CLEAN), CLEAN) == fired(judged(shuffled, sounds, CLEAN, chunk_rows), CLEAN)
 
 
-@settings(deadline=None)
-@given(rows, soundings, st.randoms(use_true_random=False))
-def test_what_stays_is_the_same_when_lines_are_numbered_anew(made, sounds, chance) -> None:
+@settings(deadline=None, max_examples=40)
+@given(records, sounds_of_files, st.randoms(use_true_random=False))
+def test_what_stays_is_the_same_when_lines_are_numbered_anew(made, sounds, chance: random.Random) -> None:
     """Lines decide only between rows that are equal in all else."""
-    lines = [one.line for one in made]
-    chance.shuffle(lines)
-    anew = [row(**{n: getattr(one, n) for n in ("id", "audio", "text", "group", "ref_audio", "odd")}, line=line)
-            for one, line in zip(made, lines, strict=True)]  # fmt: skip
+    anew = numbered(chance.sample(made, len(made)))
 
-    def kept(rows_in: list[Row]) -> list[tuple[str, str, str]]:
-        verdicts = judge(rows_in, sounds, CLEAN)
-        return sorted((v.row.id, v.row.group, str(v.row.ref_audio)) for v in verdicts if v.reject is None)
+    def kept(lines: list[Line]) -> list[str]:
+        found = fired(judged(lines, sounds, CLEAN), CLEAN)
+        return sorted(str(sorted(record.items())) for line, record in lines if not found[line])
 
-    assert kept(made) == kept(anew)
+    assert kept(numbered(made)) == kept(anew)
 
 
-@settings(deadline=None)
-@given(rows, soundings)
-def test_each_clip_and_text_is_kept_once_at_most_and_once_where_a_row_is_fit(made, sounds) -> None:
-    verdicts = judge(made, sounds, CLEAN)
-    kept = [(v.row.audio, v.row.text) for v in verdicts if v.reject is None]
+@settings(deadline=None, max_examples=40)
+@given(records, sounds_of_files)
+def test_rows_that_are_the_same_are_kept_once_and_once_where_one_is_fit(made, sounds) -> None:
+    """The same: their samples; where those are not known, their file and text."""
+
+    def same(record: dict[str, str]) -> object:
+        samples = sounds[record["audio"]].samples
+        return (record["audio"], record["text"].strip()) if samples is None else samples.digest
+
+    found = fired(judged(numbered(made), sounds, CLEAN), CLEAN)
+    kept = [same(record) for line, record in numbered(made) if not found[line]]
     assert len(kept) == len(set(kept))
-    fit = {(v.row.audio, v.row.text) for v in verdicts if set(v.fired()) <= {"duplicate"}}
-    assert set(kept) == fit
+    assert set(kept) == {same(record) for line, record in numbered(made) if set(found[line]) <= {"duplicate"}}
+
+
+def test_of_duplicates_a_fit_row_stays_and_of_those_the_smallest_id() -> None:
+    clip = {"text": "Good morning.", "parent": "one"}
+    made = [
+        clip | {"id": "a", "audio": PATHS[0], "text": " "},
+        clip | {"id": "c", "audio": PATHS[0]},
+        clip | {"id": "b", "audio": PATHS[1], "text": "Good evening."},
+        clip | {"id": "d", "audio": PATHS[2]},
+    ]
+    sounds = {path: sound(2.0, digest) for path, digest in zip(PATHS, [7, 7, 8, 9, 9, 9], strict=True)}
+    evidence = judged(numbered(made), sounds, CLEAN)
+    assert fired(evidence, CLEAN) == {1: ("empty_text", "duplicate"), 2: ("duplicate",), 3: (), 4: ()}
+    assert evidence.rejects(1)["duplicate"].value == "b (line 3)"
+
+
+def test_of_rows_that_cannot_be_decoded_those_of_one_file_and_text_are_the_same() -> None:
+    clip = {"audio": PATHS[0], "parent": "one"}
+    texts = ["Good morning.", "Good evening.", "Good morning."]
+    made = [clip | {"id": name, "text": text} for name, text in zip("abc", texts, strict=True)]
+    found = fired(judged(numbered(made), {PATHS[0]: sound(2.0)}, CLEAN), CLEAN)
+    assert found == {1: (), 2: (), 3: ("duplicate",)}
 
 
 def test_seconds_are_sums_of_whole_microseconds() -> None:
     """So they balance, and no order of the rows changes the last digit."""
     lengths_s = [1 / 3, 1 / 7, 200 / 13]
-    sounds = {path: Header(seconds, missing=False, reason="") for path, seconds in zip(PATHS, lengths_s, strict=False)}
-    made = [row(id=path.stem, audio=path) for path in sounds]
-    kept = [ledger(judge(rows, sounds, CLEAN), CLEAN.rule_names())["seconds_kept"] for rows in (made, made[::-1])]
-    assert kept == [(333_333 + 142_857 + 15_384_615) / 1e6] * 2
+    sounds = {path: sound(seconds) for path, seconds in zip(PATHS, lengths_s, strict=False)}
+    made = [{"id": path, "audio": path, "text": "Good morning.", "parent": "one"} for path in sounds]
+    clean = clean_rules(chars_per_second={})
+
+    def seconds_kept(rows: list[dict[str, object]]) -> float:
+        return ledger(judged(numbered(rows), sounds, clean), clean.rule_names(), None)["seconds_kept"]
+
+    assert seconds_kept(made) == seconds_kept(made[::-1]) == (333_333 + 142_857 + 15_384_615) / 1e6
 
 
 def test_contamination_is_that_of_the_published_run() -> None:
@@ -118,13 +151,10 @@ def test_contamination_is_that_of_the_published_run() -> None:
 
 
 def test_the_text_shows_what_fired_and_an_example() -> None:
-    made = [
-        row(id="a", audio=PATHS[0], line=1),
-        row(id="b", audio=PATHS[1], text=" ", line=2),
-        row(id="c", audio=PATHS[2], text="Thanks for watching!", line=3),
-    ]
-    sounds = {path: Header(20.0, missing=False, reason="") for path in PATHS}
-    audit = ledger(judge(made, sounds, CLEAN), CLEAN.rule_names(), rows_per_step=4)
+    texts = ["Good morning, everybody.", " ", "Thanks for watching!"]
+    made = [{"id": path, "audio": path, "text": text, "parent": "p"} for path, text in zip(PATHS, texts, strict=False)]
+    evidence: Evidence = judged(numbered(made), dict.fromkeys(PATHS, sound(20.0)), clean_rules(chars_per_second={}))
+    audit = ledger(evidence, CLEAN.rule_names(), rows_per_step=4)
     audit |= {"manifest": "rows.jsonl", "splits": None, "warnings": ["mind the gap"]}
     text = ledger_text(audit).splitlines()
     assert text[0] == "Ledger of rows.jsonl"

@@ -10,19 +10,28 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manifest_material import clean_rules, grouped_split, write_lines, write_tone
+from manifest_material import clean_rules, grouped_split, prepared, write_lines, write_tone
 
-from voxtrain.durable import read_json, read_jsonl
+from voxtrain.durable import read_json, read_jsonl, write_whole
 from voxtrain.fault import InputError
-from voxtrain.manifest.prepare import prepare, read_split
+from voxtrain.manifest.prepare import read_split
 from voxtrain.run_folder import SPLITS, DataFolder
 
+UNSPLIT = {"audit.html", "audit.json", "rejects.jsonl", "reported.jsonl"}
+WHOLE = {*UNSPLIT, "split.json", *(f"{split}.jsonl" for split in SPLITS)}
 PLANTED = {"empty_text": "empty_text", "boilerplate": "boilerplate", "short_audio": "too_short"}
 
 
-def run(manifest: Path, out: Path, force_write: bool = False, group_by: str = "parent", **clean: Any) -> dict[str, Any]:
+@pytest.fixture(autouse=True)
+def no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page takes longer than all the rest; tests of it are elsewhere."""
+    if "shared" not in request.fixturenames:
+        monkeypatch.setattr("voxtrain.manifest.prepare.write_page", lambda folder: write_whole(folder.page, "page"))
+
+
+def run(manifest: Path, out: Path, force_write: bool = False, group_by: Any = "parent", **clean: Any) -> dict[str, Any]:
     rules = clean_rules(**{"max_reject_share": 0.5, **clean})
-    return prepare(manifest, group_by, rules, grouped_split(), 1, DataFolder(out), force_write, rows_per_step=8)
+    return prepared(manifest, out, group_by=group_by, clean=rules, force_write=force_write)
 
 
 def refused(manifest: Path, out: Path, force_write: bool = False, **clean: Any) -> InputError:
@@ -53,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_everything_is_written_and_fits_together(manifest: Path, tmp_path: Path) -> None:
     audit = run(manifest, tmp_path / "data")
     folder = DataFolder(tmp_path / "data")
-    assert set(files(folder.root)) == {"audit.json", "rejects.jsonl", "split.json", *(f"{s}.jsonl" for s in SPLITS)}
+    assert set(files(folder.root)) == WHOLE
     assert read_json(folder.audit) == audit
     assert (audit["rows_in"], audit["rows_kept"], audit["refused"]) == (12, 8, [])
     rejects = read_jsonl(folder.rejects)
@@ -120,10 +129,10 @@ def test_what_was_cut_off_in_the_middle_is_not_mistaken_for_the_older_preparatio
     def full_disk(path: Path, value: Any) -> None:
         raise OSError(f"no space left for {path.name}")
 
-    monkeypatch.setattr("voxtrain.manifest.prepare.write_json", full_disk)
-    with pytest.raises(OSError, match=r"split\.json"):
-        run(manifest, out, min_seconds=0.01)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("voxtrain.manifest.prepare.write_json", full_disk)
+        with pytest.raises(InputError, match=r"no space left for split\.json"):
+            run(manifest, out, min_seconds=0.01)
     assert files(out) != whole
     assert run(manifest, out) == first
     assert files(out) == whole
@@ -144,7 +153,7 @@ def test_the_door_writes_the_audit_all_the_same_and_it_is_not_mistaken_for_a_goo
     out = tmp_path / "data"
     for _ in range(2):
         refused(manifest, out, force_write=True, max_reject_share=0.1)
-        assert set(files(out)) == {"audit.json", "rejects.jsonl", "split.json", *(f"{s}.jsonl" for s in SPLITS)}
+        assert set(files(out)) == WHOLE
         assert "33.3% of the rows are rejected" in read_json(out / "audit.json")["refused"][0]
 
 
@@ -168,7 +177,7 @@ def test_nothing_left_shows_the_ledger(tmp_path: Path) -> None:
     ]
     assert not out.exists()
     refused(manifest, out, force_write=True, max_reject_share=1.0)
-    assert set(files(out)) == {"audit.json", "rejects.jsonl"}
+    assert set(files(out)) == UNSPLIT
 
 
 def test_too_few_groups_say_how_many_there_are_and_what_to_do(clips: Any, tmp_path: Path) -> None:
@@ -182,10 +191,10 @@ def test_too_few_groups_say_how_many_there_are_and_what_to_do(clips: Any, tmp_pa
     two = write_lines(tmp_path / "two.jsonl", records)
     assert "split.test_share=0" in refused(two, tmp_path / "data").faults[0].remedy
     no_test = grouped_split(test_share=0.0)
-    prepare(two, "parent", clean_rules(), no_test, 1, DataFolder(tmp_path / "data"), False)
+    prepared(two, tmp_path / "data", split=no_test)
     assert read_split(DataFolder(tmp_path / "data"), "test") == []
     with pytest.raises(InputError, match="1 group"):
-        prepare(one, "parent", clean_rules(), no_test, 1, DataFolder(tmp_path / "data"), False)
+        prepared(one, tmp_path / "data", split=no_test)
 
 
 def test_files_of_an_older_split_do_not_stay_beside_a_newer_audit(manifest: Path, clips: Any, tmp_path: Path) -> None:
@@ -193,7 +202,7 @@ def test_files_of_an_older_split_do_not_stay_beside_a_newer_audit(manifest: Path
     run(manifest, out)
     records = [{"audio": str(path), "text": text, "parent": "only"} for path, text, _ in clips]
     refused(write_lines(tmp_path / "one.jsonl", records), out, force_write=True)
-    assert set(files(out)) == {"audit.json", "rejects.jsonl"}
+    assert set(files(out)) == UNSPLIT
 
 
 def test_a_refusal_leaves_a_standing_preparation_alone(manifest: Path, tmp_path: Path) -> None:
@@ -241,8 +250,9 @@ odd_rows = st.lists(
 @given(odd_rows)
 def test_any_rows_end_in_a_ledger_that_balances(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     """Three good rows and any others: exit 2 and a traceback are for other things than odd rows."""
-    write_tone(tmp_path / "ok.wav", 0.2)
-    good = [{"audio": "ok.wav", "text": f"Number {name}.", "parent": name} for name in "abc"]
+    for place, name in enumerate(["a.wav", "b.wav", "ok.wav"]):
+        write_tone(tmp_path / name, 0.2 + 0.01 * place)
+    good = [{"audio": f"{name}.wav", "text": f"Hi {name}.", "parent": name} for name in ("a", "b", "ok")]
     manifest = write_lines(tmp_path / "rows.jsonl", [*good, *rows])
     audit = run(manifest, tmp_path / "data", max_reject_share=1.0)
     assert audit["rows_in"] == 3 + len(rows) == audit["rows_kept"] + sum(audit["rejects_by_rule"].values())

@@ -11,15 +11,21 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manifest_material import row, write_lines
+from manifest_material import columns, row, write_lines
 
 from voxtrain.fault import Fault, InputError
-from voxtrain.manifest.row import Row, read_manifest
+from voxtrain.manifest.formats import LONGEST_LINE, chunks
+from voxtrain.manifest.row import Row
+from voxtrain.manifest.usable import HEAD_ROWS, check_head, rows_of
 
 RECORDS = [
     {"audio": "clips/a.wav", "text": "cafe\u0301, he said", "parent": "one", "speaker": "ann"},
     {"audio": "clips/b.wav", "text": 'two, "quoted"', "parent": "two", "speaker": "ann"},
 ]
+
+
+def read_manifest(path: Path, group_by: str, **names: str) -> list[Row]:
+    return rows_of(path, columns(**names), group_by)
 
 
 def faults(path: Path, group_by: str = "parent") -> list[str]:
@@ -53,7 +59,7 @@ def test_the_three_formats_say_the_same(tmp_path: Path) -> None:
     }
     lines = {name: [r.line for r in rows] for name, rows in read.items()}
     assert lines == {"jsonl": [1, 2], "csv": [2, 3], "excel": [2, 3], "parquet": [1, 2]}
-    meanings = {name: [{**r.to_record("parent"), "line": 0} for r in rows] for name, rows in read.items()}
+    meanings = {name: [{**r.to_record(), "line": 0} for r in rows] for name, rows in read.items()}
     assert meanings["jsonl"] == meanings["csv"] == meanings["excel"] == meanings["parquet"]
 
 
@@ -164,7 +170,7 @@ def test_what_could_be_grouped_by_is_offered_with_counts(tmp_path: Path) -> None
         for n in range(6)
     ]
     told = "\n".join(faults(write_lines(tmp_path / "rows.jsonl", records)))
-    assert "of 6 rows: session (3 groups), speaker (3 groups)." in told
+    assert "of 6 rows: session (3 groups); speaker (3 groups)." in told
 
 
 def test_identical_rows_without_ids_are_left_to_the_rules(tmp_path: Path) -> None:
@@ -172,6 +178,68 @@ def test_identical_rows_without_ids_are_left_to_the_rules(tmp_path: Path) -> Non
     assert rows[0].id == rows[1].id
     named = {**RECORDS[1], "id": rows[0].id}
     assert "stands on several lines: 1, 2" in faults(write_lines(tmp_path / "rows.jsonl", [RECORDS[0], named]))[0]
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    records = [{"wav": "a.wav", "said": "Good morning.", "text": "notes", "who": "ann", "session": "one"}]
+    path = write_lines(tmp_path / "rows.jsonl", records)
+    read = read_manifest(path, "session", audio="wav", text="said", speaker="who")[0]
+    assert (read.audio, read.text, read.speaker, read.group) == (tmp_path / "a.wav", "Good morning.", "ann", "one")
+    assert read_manifest(path, "speaker", audio="wav", text="said", speaker="who")[0].group == "ann"
+    with pytest.raises(InputError) as raised:
+        read_manifest(path, "session", audio="wav", text="transcript")
+    assert "the column `transcript` (data.columns.text); there are: said, session, text, wav, who" in str(raised.value)
+
+
+def test_several_columns_and_paths_group_rows(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", [{"audio": "ann/1/a.wav", "text": "x", "parent": "p", "speaker": "s"}])
+    assert rows_of(path, columns(), ["parent", "speaker"])[0].group == "p"
+    assert rows_of(path, columns(), r"^(\w+)/")[0].group == "ann"
+    assert "no regular expression" in faults(path, "[")[0]
+    assert "the column `session`" in faults(path, "session")[0]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+def test_however_it_is_cut_into_chunks_the_lines_are_the_same(tmp_path: Path, name: str) -> None:
+    records = [
+        {"audio": f"{n}.wav", "text": "one\ntwo" if n % 3 else "x" * (40 * n + 1), "parent": "p"} for n in range(200)
+    ]
+    path = tmp_path / name
+    if path.suffix == ".jsonl":
+        write_lines(path, [*records[:50], " ", *records[50:]])
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=70)
+    else:
+        with path.open("w", newline="") as file:
+            csv.DictWriter(file, list(records[0])).writerows([dict(zip(records[0], records[0], strict=True)), *records])
+    read = {rows: [chunk.lines() for chunk in chunks(path, rows)] for rows in (1, 7, 100_000)}
+    assert len({len(parts) for parts in read.values()}) == 3
+    one, *others = [[line for part in parts for line in part] for parts in read.values()]
+    assert [record for _, record in one] == records
+    assert others == [one, one]
+
+
+def test_a_column_that_comes_late_is_found_and_the_head_alone_is_judged(tmp_path: Path) -> None:
+    early = {"audio": "a.wav", "text": "x"}
+    lines = [early] * HEAD_ROWS * 2 + [{**early, "parent": "p"}]
+    path = write_lines(tmp_path / "rows.jsonl", [*lines, "{"])
+    check_head(path, columns(), "parent")
+    assert "not JSON" in faults(path)[0]
+    with pytest.raises(InputError, match="the column `session`"):
+        check_head(path, columns(), "session")
+
+
+def test_a_line_too_long_to_hold_is_named(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", [RECORDS[0]])
+    with path.open("ab") as file:
+        file.write(b'{"text": "' + b"x" * (LONGEST_LINE + 2**20) + b'"}\n' + b"{\n")
+    assert [fault.split("\n")[0] for fault in faults(path)] == [f"{path}:2", f"{path}:3"]
+
+
+def test_large_numbers_keep_their_digits(tmp_path: Path) -> None:
+    line = '{"id": 123456789012345678901, "audio": "a.wav", "text": "x", "parent": 18446744073709551617}'
+    read = read_manifest(write_lines(tmp_path / "rows.jsonl", [line]), "parent")[0]
+    assert (read.id, read.group) == ("123456789012345678901", "18446744073709551617")
 
 
 @pytest.mark.parametrize(
@@ -205,14 +273,15 @@ def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
 
 
 def test_a_row_survives_its_record() -> None:
-    whole = row(duration_s=1.25, speaker="ann", ref_audio=Path("/clips/ref.wav"), group="s1")
-    record = json.loads(json.dumps(whole.to_record("session")))
-    assert record["session"] == record["group"] == "s1"
-    assert record["parent"] == "one"
+    known = {"samples": "0f" * 16, "ref_samples": "f0" * 16}
+    whole = row(duration_s=1.25, speaker="ann", ref_audio=Path("/clips/ref.wav"), group="s1", **known)
+    record = json.loads(json.dumps(whole.to_record()))
+    assert (record["group"], record["parent"], record["samples"]) == ("s1", "one", "0f" * 16)
     assert Row.from_record(record) == whole
+    assert (whole.audio, whole.ref_audio) == (Path("/clips/a.wav"), Path("/clips/ref.wav"))
     bare = row(parent=None, duration_s=2.0)
     assert Row.from_record(bare.to_record()) == bare
-    assert "parent" not in bare.to_record()
+    assert {"parent", "ref_audio", "samples"}.isdisjoint(bare.to_record())
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def flush_folder(folder: Path) -> None:
@@ -36,6 +36,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, complete or not at all; NaN and infinity are refused, since JSON has neither."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def stream_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write bytes to, piece by piece; it stands at `path` once it is whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_aside(path) as aside, aside.open("wb", buffering=1 << 20) as pieces:
+        yield pieces
 
 
 def read_json(path: Path) -> Any:

@@ -177,6 +177,16 @@ class DataFolder:
         return self.root / "rejects.jsonl"
 
     @property
+    def reported(self) -> Path:
+        """What is remarkable about kept rows, a line for each finding, JSONL."""
+        return self.root / "reported.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """The audit as a self-contained page, HTML."""
+        return self.root / "audit.html"
+
+    @property
     def split(self) -> Path:
         """The leakage certificate, JSON."""
         return self.root / "split.json"

@@ -1,6 +1,7 @@
 """The door of the manifest room: audit, clean and split a manifest into a folder, and print the ledger.
 
     python -m voxtrain.manifest data.manifest=rows.jsonl out=DIR [clean.max_seconds=20 ...]
+    python -m voxtrain.manifest --diff A B [--json]      what two audits have not in common
 
 It imports no torch. Exit code 2 when training could not start from the result; the audit is written all the same.
 """
@@ -10,55 +11,75 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from voxtrain.door import run_door, split_arguments
 from voxtrain.fault import DONE, Fault, InputError
-from voxtrain.manifest.audit import LEDGER_HEAD, ledger_lines, ledger_remarks
-from voxtrain.manifest.prepare import prepare
-from voxtrain.manifest.row import read_manifest
 from voxtrain.run_folder import DataFolder
-from voxtrain.settings import compose
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from voxtrain.settings import Settings
 
 
 def main(arguments: list[str]) -> int:
-    """Prepare the manifest that the arguments name; returns the exit code. Raises InputError."""
+    """Prepare the manifest that the arguments name, or compare two audits; returns the exit code. Raises InputError."""
     parser = argparse.ArgumentParser(
         prog="python -m voxtrain.manifest", description="Audit, clean and split a manifest."
     )
     parser.add_argument("settings", nargs="*", metavar="data.manifest=FILE out=DIR [KEY=VALUE ...]")
-    paths, overrides = split_arguments(parser.parse_args(arguments).settings)
+    parser.add_argument("--diff", action="store_true", help="compare two audits: folders or audit.json files")
+    parser.add_argument("--json", action="store_true", help="with --diff: one JSON document on stdout")
+    given = parser.parse_intermixed_args(arguments)
+    paths, overrides = split_arguments(given.settings)
+    if given.diff:
+        from voxtrain.manifest.diff import diff_main
+
+        return diff_main(paths, given.json)
     out = [override.removeprefix("out=") for override in overrides if override.startswith("out=")]
-    faults = _argument_faults(paths, out)
+    settings = _settings([o for o in overrides if not o.startswith("out=")], _argument_faults(paths, out))
+    _prepare(settings, DataFolder(Path(out[-1]).expanduser()))
+    return DONE
+
+
+def _settings(overrides: list[str], faults: list[Fault]) -> Settings:
+    """The settings; where arguments are wrong, those faults and all others that can be found."""
+    from voxtrain.manifest.usable import check_head
+    from voxtrain.settings import compose
+
     try:
-        settings = compose([override for override in overrides if not override.startswith("out=")])
+        settings = compose(overrides)
         if faults:
-            read_manifest(settings.data.manifest_path(), settings.data.group_by)
+            check_head(settings.data.manifest_path(), settings.data.columns, settings.data.group_by)
     except InputError as error:
         raise InputError(*faults, *error.faults) from None
     if faults:
         raise InputError(*faults)
-    folder = DataFolder(Path(out[-1]).expanduser())
+    return settings
+
+
+def _prepare(settings: Settings, folder: DataFolder) -> None:
+    from voxtrain.manifest.prepare import prepare
+    from voxtrain.manifest.table import tell
+
+    data = settings.data
     try:
         audit = prepare(
-            settings.data.manifest_path(),
-            settings.data.group_by,
+            data.manifest_path(),
+            data.columns,
+            data.group_by,
             settings.clean,
             settings.split,
             settings.seed,
             folder,
+            data.sound_memory(),
+            settings.train.rows_per_step(),
             force_write=True,
-            rows_per_step=settings.train.rows_per_step(),
         )
     except InputError as error:
         if error.ledger:
             print(f"Every reject, with its reason: {folder.rejects}")
         raise
-    _tell(audit, folder)
-    return DONE
+    tell(audit, folder)
 
 
 def _argument_faults(paths: Sequence[Path], out: Sequence[str]) -> list[Fault]:
@@ -70,27 +91,5 @@ def _argument_faults(paths: Sequence[Path], out: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def _tell(audit: dict[str, Any], folder: DataFolder) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(_table(audit))
-    for remark in ledger_remarks(audit):
-        console.print(remark, markup=False)
-    console.print(f"Every reject, with its reason: {folder.rejects}", markup=False, soft_wrap=True)
-
-
-def _table(audit: dict[str, Any]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(audit["manifest"]), title_justify="left")
-    for number, name in enumerate(LEDGER_HEAD):
-        table.add_column(name, justify="right" if 1 <= number <= 4 else "left")
-    for cells in ledger_lines(audit):
-        table.add_row(*map(escape, cells), style="bold" if cells[0] in ("rows in", "kept") else None)
-    return table
-
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # workers import this module too, so the settings are loaded late
     run_door(main)

@@ -6,57 +6,77 @@ balance and do not depend on the order of the rows. Audio that cannot be opened 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from voxtrain.manifest.clean import Verdict
+import numpy as np
+import numpy.typing as npt
+
+from voxtrain.manifest.corpus import MICRO, NO_RULE, Corpus
+from voxtrain.manifest.evidence import Evidence
 from voxtrain.run_folder import SPLITS
 
-MICRO = 1_000_000
 
-
-def ledger(verdicts: Sequence[Verdict], rule_names: Sequence[str], rows_per_step: int | None = None) -> dict[str, Any]:
+def ledger(evidence: Evidence, rule_names: Sequence[str], rows_per_step: int | None) -> dict[str, Any]:
     """Rows and seconds in, kept and rejected; which rules fired together; what the rejects would have touched."""
-    rows = dict.fromkeys(rule_names, 0)
-    lengths = dict.fromkeys(("", *rule_names), 0)  # microseconds, kept ones under ""
-    for verdict in verdicts:
-        rule = "" if verdict.reject is None else verdict.reject.rule
-        lengths[rule] += round((verdict.duration_s or 0.0) * MICRO)
-        if rule:
-            rows[rule] += 1
-    share = sum(rows.values()) / len(verdicts)
+    corpus = evidence.corpus
+    first, lengths = corpus.first_rule(len(rule_names)), corpus.microseconds()
+    rows = {rule: int((first == place).sum()) for place, rule in enumerate(rule_names)}
+    seconds = {rule: int(lengths[first == place].sum()) / MICRO for place, rule in enumerate(rule_names)}
+    share = sum(rows.values()) / len(first)
     return {
-        "rows_in": len(verdicts),
-        "rows_kept": len(verdicts) - sum(rows.values()),
+        "rows_in": len(first),
+        "rows_kept": len(first) - sum(rows.values()),
         "rejects_by_rule": rows,
         "reject_share": share,
-        "seconds_in": sum(lengths.values()) / MICRO,
-        "seconds_kept": lengths[""] / MICRO,
-        "seconds_rejected_by_rule": {rule: lengths[rule] / MICRO for rule in rule_names},
-        "examples": _examples(verdicts),
-        "fired": fired_together(verdicts, rule_names),
-        "kept_duration_s": _spread([v.duration_s for v in verdicts if v.reject is None and v.duration_s is not None]),
+        "seconds_in": int(lengths.sum()) / MICRO,
+        "seconds_kept": int(lengths[first == NO_RULE].sum()) / MICRO,
+        "seconds_rejected_by_rule": seconds,
+        "examples": _examples(evidence, first, rule_names),
+        "fired": fired_together(corpus.rows["fired"], rule_names),
+        "kept_duration_s": _spread(corpus.rows["seconds"][first == NO_RULE]),
         "contamination": None if rows_per_step is None else _contamination(share, rows_per_step),
     }
 
 
-def fired_together(verdicts: Sequence[Verdict], rule_names: Sequence[str]) -> dict[str, dict[str, int]]:
+def fired_together(fired: npt.NDArray[np.uint64], rule_names: Sequence[str]) -> dict[str, dict[str, int]]:
     """On how many rows two rules fired, by both names; with itself, on how many a rule fired at all."""
     matrix = {rule: dict.fromkeys(rule_names, 0) for rule in rule_names}
-    for verdict in verdicts:
-        for one in verdict.fired():
-            for other in verdict.fired():
-                matrix[one][other] += 1
-    fired = [rule for rule in rule_names if matrix[rule][rule]]
-    return {one: {other: matrix[one][other] for other in fired} for one in fired}
+    masks, counts = np.unique(fired, return_counts=True)
+    for mask, rows in zip(masks.tolist(), counts.tolist(), strict=True):
+        together = [rule for place, rule in enumerate(rule_names) if mask >> place & 1]
+        for one in together:
+            for other in together:
+                matrix[one][other] += rows
+    seen = [rule for rule in rule_names if matrix[rule][rule]]
+    return {one: {other: matrix[one][other] for other in seen} for one in seen}
 
 
-def _examples(verdicts: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
+def reported(corpus: Corpus, names: Sequence[str]) -> dict[str, int]:
+    """On how many kept rows each rule that only reports has something to say."""
+    masks = corpus.rows["reported"][corpus.kept()]
+    return {name: int((masks >> np.uint64(place) & np.uint64(1)).sum()) for place, name in enumerate(names)}
+
+
+def measures(corpus: Corpus) -> dict[str, npt.NDArray[np.float32]]:
+    """What is drawn as distributions: [N] each, NaN where it is unknown."""
+    rows = corpus.rows
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pace = np.where(rows["seconds"] > 0, rows["characters"] / rows["seconds"], np.nan)
+    same_name = ("seconds", "rms_dbfs", "peak", "leading_silence_s", "tail_silence_s", "characters")
+    return {name: rows[name].astype(np.float32) for name in same_name} | {"chars_per_second": pace.astype(np.float32)}
+
+
+def _examples(evidence: Evidence, first: npt.NDArray[np.uint8], rule_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The reject of each rule that stands first in the manifest."""
-    rejects = [verdict.reject for verdict in verdicts if verdict.reject is not None]
-    first = {reject.rule: reject for reject in sorted(rejects, key=lambda reject: -reject.line)}
-    return {rule: {"line": reject.line, "id": reject.id, "value": reject.value} for rule, reject in first.items()}
+    examples = {}
+    for rule_place, rule in enumerate(rule_names):
+        places = np.flatnonzero(first == rule_place)
+        if len(places):
+            place = int(places[0])
+            record, found = evidence.spool.record(place), evidence.rejects(place)
+            examples[rule] = {"line": record["line"], "id": record["id"], "value": found[rule].value}
+    return examples
 
 
 def contamination(share: float, rows_per_step: int) -> float:
@@ -72,10 +92,11 @@ def _contamination(share: float, rows_per_step: int) -> dict[str, float | int]:
     }
 
 
-def _spread(lengths_s: Sequence[float]) -> dict[str, float] | None:
-    if not lengths_s:
+def _spread(lengths_s: npt.NDArray[np.float64]) -> dict[str, float] | None:
+    known = lengths_s[~np.isnan(lengths_s)]
+    if not len(known):
         return None
-    return {"shortest": min(lengths_s), "median": statistics.median(lengths_s), "longest": max(lengths_s)}
+    return {"shortest": float(known.min()), "median": float(np.median(known)), "longest": float(known.max())}
 
 
 LEDGER_HEAD = ("", "rows", "share", "length", "fired at all", "such as")

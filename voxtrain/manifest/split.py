@@ -1,37 +1,45 @@
-"""The split into train, validation and test: by group, never by row, so that no recording is heard in two of them.
+"""The split into train, validation and test: by group, so that no recording is heard in two of them.
 
 A group's split is a hash of its name with the seed, so adding data never moves a group. Only where a split would stay
 empty, with few groups, a group is moved into it, and the certificate says which. The shares are expected shares of
-groups; what became of rows and seconds is reported.
+the groups that no list pins to a split; what became of rows and seconds is reported.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, model_validator
+import numpy as np
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from voxtrain.manifest.row import Row
-from voxtrain.run_folder import SPLITS
+from voxtrain.manifest.group import Groups
+from voxtrain.manifest.pinned import Pinned, pinned_codes
+from voxtrain.manifest.placing import NO_SPLIT, Counts, Move, Places, balanced, by_hash, fill_empty, place
+from voxtrain.run_folder import SPLITS, DataFolder
 
-FEW_VALIDATION_GROUPS = 5  # below it there are no confidence intervals (contract: selection.json)
-LOPSIDED = 2.0  # a share of the rows this many times over or under the expected one is told
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class GroupedSplit(BaseModel, frozen=True, extra="forbid"):
-    """Expected shares of the groups; training gets the rest."""
+    """Expected shares of the groups, training gets the rest; groups pinned by a list; an earlier split to compare."""
 
-    validation_share: Annotated[float, Field(gt=0, lt=1)]
+    validation_share: Annotated[float, Field(ge=0, lt=1)]
     test_share: Annotated[float, Field(ge=0, lt=1)]
+    method: Literal["hash", "balanced"]
+    validation_groups: Pinned
+    test_groups: Pinned
+    previous: Folder | None
 
     @model_validator(mode="after")
-    def _leaves_training(self) -> Self:
+    def _leaves_something(self) -> Self:
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share leave nothing to train on")
+        if self.validation_share == 0 and not self.validation_groups:
+            raise ValueError("validation_share is 0 and validation_groups names none: nothing would be held out")
         return self
 
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -43,131 +51,88 @@ class GroupedSplit(BaseModel, frozen=True, extra="forbid"):
         """The expected share of groups of each split."""
         return {name: end - start for name, (start, end) in self.bounds().items()}
 
+    def pinned(self) -> dict[str, tuple[str, ...] | Path]:
+        """The lists of groups that are given, by split."""
+        lists = {"validation": self.validation_groups, "test": self.test_groups}
+        return {name: groups for name, groups in lists.items() if groups}
+
     def wanted(self) -> tuple[str, ...]:
         """The splits that must not be empty."""
-        return tuple(name for name, (start, end) in self.bounds().items() if end > start)
+        return tuple(name for name, (start, end) in self.bounds().items() if end > start or name in self.pinned())
+
+    def outside_digests(self) -> dict[str, str]:
+        """What the split depends on besides settings and rows: the SHA-256 of each file, "" where there is none."""
+        paths = [path for path in self.pinned().values() if isinstance(path, Path)]
+        if self.previous is not None:
+            paths.append(DataFolder(self.previous).split)
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths}
+
+
+class GroupSize(NamedTuple):
+    """The kept rows of a group."""
+
+    rows: int
+    microseconds: int
+
+
+class Assignment(NamedTuple):
+    """The split of every group, and the groups moved so that none is empty."""
+
+    splits: dict[str, str]
+    moves: list[Move]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """A group that left its split, since another would have been empty."""
+class SplitGroups:
+    """All groups, what they hold and where they lie, in arrays: a million groups take little more than their names.
 
-    group: str
-    origin: str
-    target: str
+    names: [G]. rows, microseconds: [G], of kept rows. splits: [G], places in `SPLITS`, NO_SPLIT where no row is kept.
+    moves: so that no split is empty. pinned: how many groups a list put into each split.
+    """
 
-    def to_record(self) -> dict[str, str]:
-        """What stands in split.json."""
-        return {"group": self.group, "from": self.origin, "to": self.target}
-
-
-def place(group: str, seed: int) -> float:
-    """Where a group lies in [0, 1): a function of its name and the seed alone."""
-    digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-    return int.from_bytes(digest[:6]) / 2**48  # 48 bits: exact in a float, never 1.0
+    names: Sequence[str]
+    rows: Counts
+    microseconds: Counts
+    splits: Places
+    moves: list[Move]
+    pinned: Mapping[str, int]
 
 
-def assign(groups: Collection[str], settings: GroupedSplit, seed: int) -> tuple[dict[str, str], list[Move]]:
-    """The split of every group, and the groups moved so that none is empty. Needs as many groups as wanted splits."""
-    places = {group: place(group, seed) for group in sorted(groups)}
-    bounds = settings.bounds()
-    by_hash = {group: next(s for s, (start, end) in bounds.items() if start <= p < end) for group, p in places.items()}
-    assigned, moves = dict(by_hash), []
-    for target in settings.wanted():
-        if target in assigned.values():
-            continue
-        start, end = bounds[target]
-        sizes = Counter(assigned.values())
-        largest = max(sizes, key=lambda split: (sizes[split], split == "train"))  # not from what is itself small
-        spare = [group for group, split in assigned.items() if split == largest]
-        nearest = min(spare, key=lambda group: (max(start - places[group], places[group] - end), group))
-        moves.append(Move(nearest, assigned[nearest], target))
-        assigned[nearest] = target
-    return assigned, moves
+def assign(groups: Collection[str], settings: GroupedSplit, seed: int) -> Assignment:
+    """The split of every group, and the groups moved so that none is empty. Needs as many groups as wanted splits.
+
+    groups: a mapping of names to `GroupSize` (`balanced` needs the seconds), else names alone.
+    """
+    names = sorted(set(groups))
+    sizes = [groups[name] if isinstance(groups, Mapping) else GroupSize(1, 0) for name in names]
+    rows, microseconds = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
+    known = Groups(np.empty(0, dtype=np.int32), names, {name: code for code, name in enumerate(names)})
+    made = assign_groups(known, rows, microseconds, settings, seed)
+    return Assignment({name: SPLITS[code] for name, code in zip(names, made.splits, strict=True)}, made.moves)
 
 
-def split_rows(rows: Sequence[Row], assigned: Mapping[str, str]) -> dict[str, list[Row]]:
-    """The rows of each split, in their order."""
-    parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row in rows:
-        parts[assigned[row.group]].append(row)
-    return parts
+def assign_groups(groups: Groups, rows: Counts, microseconds: Counts, settings: GroupedSplit, seed: int) -> SplitGroups:
+    """The split of every group that has rows; needs at least as many of those as wanted splits.
 
-
-def certificate(
-    parts: Mapping[str, Sequence[Row]], moves: Sequence[Move], settings: GroupedSplit, seed: int, group_by: str
-) -> dict[str, Any]:
-    """What split.json says: groups, rows and seconds of each split, and that no group is in two."""
-    groups = {name: {row.group for row in rows} for name, rows in parts.items()}
-    overlaps = _overlaps(groups)
-    if any(overlaps.values()):
-        raise AssertionError(f"a group is in two splits, which is a bug of the split: {overlaps}")
-    return {
-        "group_by": group_by,
-        "seed": seed,
-        "splits": _sizes(parts, groups, settings.shares()),
-        "overlaps": overlaps,
-        "shared_audio": _overlaps({name: {str(row.audio) for row in rows} for name, rows in parts.items()}),
-        "moved_groups": [move.to_record() for move in moves],
-    }
-
-
-def _overlaps(members: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    pairs = [(a, b) for place, a in enumerate(SPLITS) for b in SPLITS[place + 1 :]]
-    return {f"{a}+{b}": sorted(members[a] & members[b]) for a, b in pairs}
-
-
-def _sizes(
-    parts: Mapping[str, Sequence[Row]], groups: Mapping[str, set[str]], expected: Mapping[str, float]
-) -> dict[str, dict[str, Any]]:
-    seconds = {name: seconds_of(rows) for name, rows in parts.items()}
-    totals = sum(map(len, groups.values())), sum(map(len, parts.values())), sum(seconds.values())
-    return {
-        name: {
-            "groups": len(groups[name]),
-            "rows": len(rows),
-            "seconds": seconds[name],
-            "expected_share": expected[name],
-            "share_of_groups": len(groups[name]) / totals[0],
-            "share_of_rows": len(rows) / totals[1],
-            "share_of_seconds": seconds[name] / totals[2] if totals[2] else 0.0,
-            "group_names": sorted(groups[name]),
-        }
-        for name, rows in parts.items()
-    }
-
-
-def seconds_of(rows: Sequence[Row]) -> float:
-    """Their audio, summed in whole microseconds, so that neither order nor grouping changes the last digit."""
-    return sum(round((row.duration_s or 0.0) * 1e6) for row in rows) / 1e6
-
-
-def split_warnings(split: Mapping[str, Any]) -> list[str]:
-    """What a reader of the certificate should know: few groups, shares far from the expected ones, shared files."""
-    warnings = []
-    sizes = split["splits"]
-    groups = sizes["validation"]["groups"]
-    if groups < FEW_VALIDATION_GROUPS:
-        warnings.append(
-            f"validation has {_counted(groups)}: under {FEW_VALIDATION_GROUPS} there are no confidence intervals; "
-            "add recordings, or raise split.validation_share"
-        )
-    for name, size in sizes.items():
-        expected, actual = size["expected_share"], size["share_of_rows"]
-        if expected and not expected / LOPSIDED <= actual <= expected * LOPSIDED:
-            warnings.append(
-                f"{name} has {actual:.1%} of the kept rows where {expected:.1%} were expected: "
-                f"{_counted(size['groups'])} cannot split evenly"
-            )
-    warnings += [
-        f"group {move['group']} was moved from {move['from']} to {move['to']}, which was empty"
-        for move in split["moved_groups"]
-    ]
-    for pair, paths in split["shared_audio"].items():
-        if paths:
-            warnings.append(f"{len(paths)} audio files stand in both {pair.replace('+', ' and ')}, such as {paths[0]}")
-    return warnings
-
-
-def _counted(groups: int) -> str:
-    return f"{groups} group{'' if groups == 1 else 's'}"
+    rows, microseconds: [G], of kept rows. Raises InputError for lists of groups that cannot be followed.
+    """
+    order = np.array(sorted(np.flatnonzero(rows).tolist(), key=groups.names.__getitem__), dtype=np.int64)
+    names = [groups.names[code] for code in order]
+    points = np.fromiter((place(name, seed) for name in names), dtype=np.float64, count=len(names))
+    pins = np.full(len(groups.names), NO_SPLIT, dtype=np.uint8)
+    lists = settings.pinned()
+    if lists:
+        known = {name: code for name, code in groups.by_label.items() if rows[code]}
+        for code, split in pinned_codes(lists, known).items():
+            pins[code] = SPLITS.index(split)
+    pinned, bounds = pins[order], settings.bounds()
+    if settings.method == "hash":
+        splits = np.where(pinned == NO_SPLIT, by_hash(points, bounds), pinned)
+    else:
+        sizes = microseconds if microseconds.any() else rows  # manifests without lengths
+        splits = balanced(points, sizes[order], pinned, bounds)
+    moves = fill_empty(names, points, splits, pinned == NO_SPLIT, bounds, settings.wanted())
+    everywhere = np.full(len(groups.names), NO_SPLIT, dtype=np.uint8)
+    everywhere[order] = splits
+    counts = {name: int((pins == SPLITS.index(name)).sum()) for name in lists}
+    return SplitGroups(groups.names, rows, microseconds, everywhere, moves, counts)

@@ -1,0 +1,238 @@
+"""The job of a worker: some raw lines of a manifest in; out, what every rule that looks at one row alone says of them.
+
+What the main process needs to decide about the whole is a few dozen numbers a row (`ROW`); the rest, the record of the
+row and what was found in it, goes to a file as JSON and is read again when the decisions are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from voxtrain.manifest.clean import EXCLUDED, CleanRules, findings
+from voxtrain.manifest.columns import Columns
+from voxtrain.manifest.crossing import numbered
+from voxtrain.manifest.formats import Chunk
+from voxtrain.manifest.group import NO_GROUP, Grouping
+from voxtrain.manifest.row import ReadRow, RowReader
+from voxtrain.manifest.rules import Candidate, Finding
+from voxtrain.manifest.scripts import SCRIPTS, spoken
+from voxtrain.manifest.sound import NO_FILE, Samples, Sound
+from voxtrain.manifest.sounds import Heard, Remembered, Sounds
+
+FIELDS = (
+    ("line", "q"),
+    ("fired", "Q"),  # a bit for each of CleanRules.rule_names()
+    ("reported", "Q"),  # a bit for each of CleanRules.reports(), and one for a rare script
+    ("seconds", "d"),  # NaN: it cannot be opened
+    ("id", "Q"),  # 64 bits of a hash
+    ("same_1", "Q"),  # the two are equal for rows that say and sound the same; both 0: nothing can be said
+    ("same_2", "Q"),
+    ("text", "Q"),  # 64 bits of a hash
+    ("path", "Q"),  # likewise, of the audio file
+    ("stem", "I"),  # a hash of the path without its last number; 0: it has none
+    ("record_bytes", "I"),  # in the spool
+    ("found_bytes", "I"),  # in the spool, after the record
+    ("script", "B"),  # place in WRITTEN
+    ("names_itself", "?"),  # the manifest gives the id
+    ("characters", "f"),  # that are spoken
+    ("rms_dbfs", "f"),  # NaN: not decoded
+    ("peak", "f"),
+    ("leading_silence_s", "f"),
+    ("tail_silence_s", "f"),
+)
+PACKED = struct.Struct("<" + "".join(kind for _, kind in FIELDS))
+ROW = np.dtype([(name, f"<{np.dtype(kind).str[1:]}") for name, kind in FIELDS])
+assert PACKED.size == ROW.itemsize
+WRITTEN = tuple(dict.fromkeys(("none", *SCRIPTS)))
+PLACE_OF_SCRIPT = {name: place for place, name in enumerate(WRITTEN)}
+NAN = float("nan")
+UNHEARD = (NAN, NAN, NAN, NAN)
+MASK = 2**64 - 1
+DEVICE_STRIDE = 0x9E3779B97F4A7C15  # odd and large: devices, which have small numbers, shift a hash far
+NOT_HEARD = Heard(NO_FILE, 0, 0, 0)
+
+Found = dict[str, Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker must know of the manifest and the settings."""
+
+    folder: Path  # of the manifest, absolute
+    columns: Columns
+    grouping: Grouping
+    clean: CleanRules
+    excluded: Mapping[str, str]  # by id: where it is said
+    memory: Path | None  # the database of sounds
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a chunk."""
+
+    rows: npt.NDArray[Any]  # [rows] of ROW
+    spool: bytes  # record and findings of every row, one after the other
+    labels: list[list[str]]  # for each column grouped by, its labels in these rows
+    codes: npt.NDArray[np.int32]  # [columns, rows] places in `labels`, NO_GROUP where a row has none
+    broken: list[tuple[int, str]]  # line and reason
+    columns: set[str]  # that any row has
+    excluded: set[str]  # ids that rows have
+    fresh: list[Remembered]
+    memory_is_broken: bool
+    done: float  # share of the file that lies before the end of the chunk
+
+
+class Judge:
+    """Judges chunks, one after the other."""
+
+    def __init__(self, job: Job, memory: Sounds) -> None:
+        self._job, self._memory = job, memory
+        self._reader = RowReader(job.folder, job.columns, job.grouping)
+        self._rules, self._reports = job.clean.row_rules(), job.clean.reports()
+        self._bit = {name: 1 << place for place, name in enumerate(job.clean.rule_names())}
+        self._report_bit = {rule.name: 1 << place for place, rule in enumerate(self._reports)}
+
+    def close(self) -> None:
+        """Let go of the database of sounds."""
+        self._memory.close()
+
+    def judge(self, chunk: Chunk, only_read: bool) -> Judged:
+        """What becomes of the rows of a chunk. only_read: the file is unusable already, so no audio is looked at."""
+        lines = chunk.lines()
+        broken = [(line, record) for line, record in lines if type(record) is str]
+        columns = set[str]().union(*{tuple(record) for _, record in lines if type(record) is dict})
+        read = [self._reader.read(record, line) for line, record in lines if type(record) is dict]
+        heard = {} if only_read else self._memory.hear(_paths(read))
+        table, spool, excluded = bytearray(), bytearray(), set[str]()
+        for one in read:
+            table += self._row(one, heard, spool, excluded)
+        labels, codes = _coded(read, self._job.grouping.width)
+        fresh, self._memory.fresh = self._memory.fresh, []
+        rows = np.frombuffer(bytes(table), dtype=ROW)
+        broke = self._memory.is_broken
+        return Judged(rows, bytes(spool), labels, codes, broken, columns, excluded, fresh, broke, chunk.done)
+
+    def _row(self, read: ReadRow, heard: Mapping[str, Heard], spool: bytearray, excluded: set[str]) -> bytes:
+        """The numbers of a row, packed; what is to be read again goes to the spool."""
+        row = read.row
+        own = heard.get(row.audio_path, NOT_HEARD)
+        reference = None if row.ref_audio_path is None else heard.get(row.ref_audio_path, NOT_HEARD).sound
+        candidate = Candidate(row, own.sound, reference)
+        rejects = findings(self._rules, candidate)
+        if row.id in self._job.excluded:
+            rejects[EXCLUDED] = Finding(self._job.excluded[row.id])
+            excluded.add(row.id)
+        reports = {} if rejects else findings(self._reports, candidate)
+        record = self._record(read, own.sound, reference)
+        told = _told(rejects, reports) if rejects or reports else b""
+        spool += record
+        spool += told
+        seconds, samples = own.sound.duration_s, own.sound.samples
+        text, (script, characters) = hash_of(row.text.strip()), spoken(row.text)
+        same_1, same_2 = _same(own, text) if row.audio_path else (0, 0)
+        return PACKED.pack(
+            row.line,
+            sum([self._bit[name] for name in rejects]) if rejects else 0,
+            sum([self._report_bit[name] for name in reports]) if reports else 0,
+            NAN if seconds is None else seconds,
+            hash_of(row.id),
+            same_1,
+            same_2,
+            text,
+            own.key,
+            _stem(row.audio_path),
+            len(record),
+            len(told),
+            PLACE_OF_SCRIPT[script],
+            read.names_itself,
+            characters,
+            *(UNHEARD if samples is None else _measures(samples)),
+        )
+
+    def _record(self, read: ReadRow, own: Sound, reference: Sound | None) -> bytes:
+        """What will stand in a split file if the row is kept; the group is put in when it is known."""
+        row = read.row
+        record: dict[str, Any] = {
+            "id": row.id,
+            "audio": row.audio_path,
+            "text": row.text,
+            "duration": own.duration_s,
+            "line": row.line,
+        }
+        if row.parent is not None:
+            record["parent"] = row.parent
+        if row.speaker is not None:
+            record["speaker"] = row.speaker
+        if own.samples is not None:
+            record["samples"] = own.samples.digest
+        if row.ref_audio_path is not None:
+            record["ref_audio"] = row.ref_audio_path
+            if reference is not None and reference.samples is not None:
+                record["ref_samples"] = reference.samples.digest
+        if read.labels is not None:
+            for column, name in zip(self._job.grouping.columns, read.labels, strict=False):
+                record.setdefault(column, name)
+        return orjson.dumps(record)
+
+
+def _paths(read: list[ReadRow]) -> list[str]:
+    """Every file that the rows name; an odd path names none."""
+    paths = [one.row.audio_path for one in read if one.row.audio_path]
+    return paths + [one.row.ref_audio_path for one in read if one.row.ref_audio_path]
+
+
+def _coded(read: list[ReadRow], width: int) -> tuple[list[list[str]], npt.NDArray[np.int32]]:
+    """For each column grouped by: its labels in these rows, and of every row the place of its own among them."""
+    known: list[dict[str, int]] = [{} for _ in range(width)]
+    codes = np.full((width, len(read)), NO_GROUP, dtype=np.int32)
+    for labels, column, place in zip(known, codes, range(width), strict=True):
+        names = [one.labels[place] if one.labels is not None else "" for one in read]
+        column[:] = [labels.setdefault(name, len(labels)) if name else NO_GROUP for name in names]
+    return [list(labels) for labels in known], codes
+
+
+def _told(rejects: Found, reports: Found) -> bytes:
+    """What was found, as `told_findings` reads it."""
+    both = [[[name, one.value, one.threshold] for name, one in found.items()] for found in (rejects, reports)]
+    return orjson.dumps(both, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def told_findings(told: bytes) -> tuple[Found, Found]:
+    """What was found against a row: rejects, reports."""
+    if not told:
+        return {}, {}
+    rejects, reports = ({name: Finding(value, limit) for name, value, limit in found} for found in orjson.loads(told))
+    return rejects, reports
+
+
+def _same(own: Heard, text: int) -> tuple[int, int]:
+    """Equal for rows whose samples are; where they were not decoded, for rows of the same file and text."""
+    if own.sound.samples is not None:
+        digest = own.sound.samples.digest
+        return int(digest[:16], 16), int(digest[16:], 16)
+    return (text + own.device * DEVICE_STRIDE) & MASK, own.number & MASK
+
+
+def _stem(path: str) -> int:
+    """32 bits of a hash are enough where equal ones are looked into."""
+    stem, digits = numbered(path)
+    return zlib.crc32(stem.encode()) if digits else 0
+
+
+def _measures(samples: Samples) -> tuple[float, float, float, float]:
+    return samples.rms_dbfs, samples.peak, samples.leading_silence_s, samples.tail_silence_s
+
+
+def hash_of(text: str) -> int:
+    """64 bits that are the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
