@@ -44,12 +44,12 @@ def row_of(audio: Path, text: str = "hello", parent: str = "p", ref_audio: Path 
     """A kept row of 1.25 s."""
     return Row(
         id=f"row_{audio.stem}",
-        audio=audio,
+        audio_path=str(audio),
         text=text,
         line=1,
         group=parent,
         duration_s=1.25,
         parent=parent,
         speaker=None,
-        ref_audio=ref_audio,
+        ref_audio_path=None if ref_audio is None else str(ref_audio),
     )

@@ -52,7 +52,7 @@ def sources_of(run: RunFolder) -> Sources:
     """What the judge needs to know of the run's making."""
     settings = settings_of(run)
     lora: Any = None if settings.tuning.lora_config() is None else settings.tuning
-    return Sources(settings.model.folder, lora, settings.data.latent_folder())
+    return Sources(settings.model.folder, lora, settings.data.latent_folder(), settings.clean.trim_tail_silence)
 
 
 def _record(audio: Path, text: str, parent: str, line: int) -> dict[str, Any]:

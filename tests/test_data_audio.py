@@ -49,3 +49,22 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, name: str, told: str) -> N
     with pytest.raises(InputError, match=told) as caught:
         read_wave(tmp_path / name)
     assert caught.value.faults[0].where == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 24_000])
+def test_the_tail_is_cut_where_that_is_asked_for(tmp_path: Path, rate_hz: int) -> None:
+    """Half a second of tone, then as much silence: of that a tenth of a second stays."""
+    wave = np.concatenate([tone(rate_hz), np.zeros(rate_hz // 2, dtype=np.float32)])
+    soundfile.write(tmp_path / "a.wav", wave, rate_hz, subtype="FLOAT")
+    whole = read_wave(tmp_path / "a.wav")
+    assert len(whole) == 16_000
+    cut = read_wave(tmp_path / "a.wav", keep_tail_s=0.1)
+    assert len(cut) == pytest.approx(9_600, abs=160)  # silence is measured in hops of 10 ms
+    # at other rates the filter hears the new end, and sums in another order
+    assert np.abs(cut[:9_000] - whole[:9_000]).max() <= (0 if rate_hz == 16_000 else 1e-6)
+    assert np.array_equal(read_wave(tmp_path / "a.wav", keep_tail_s=2.0), whole)
+
+
+def test_of_silence_a_sample_stays(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000, dtype=np.float32), 16_000)
+    assert len(read_wave(tmp_path / "a.wav", keep_tail_s=0.0)) == 1

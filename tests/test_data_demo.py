@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifest_material import columns
 from pydantic import ValidationError
 
 from voxtrain.data.demo_rows import demo_rows, faults_beside
@@ -28,7 +29,8 @@ RULES = {"empty_text": "empty_text", "boilerplate": "boilerplate", "short_audio"
 
 
 def source(cache: Path, utterances: int = 120, parents: int = 12, **changed: Any) -> DemoSource:
-    fields = {"manifest": None, "group_by": "parent", "cache_dir": cache, "utterances": utterances, "parents": parents}
+    made = {"cache_dir": cache, "utterances": utterances, "parents": parents}
+    fields = {"manifest": None, "group_by": "parent", "columns": columns(), **made}
     return DemoSource(**fields | changed)
 
 
@@ -95,7 +97,18 @@ def test_the_manifest_room_rejects_the_planted_faults_and_nothing_else(manifest:
 
     chosen = compose(["+recipe=demo"])
     folder = DataFolder(tmp_path)
-    audit = prepare(manifest, "parent", chosen.clean, chosen.split, chosen.seed, folder, force_write=False)
+    audit = prepare(
+        manifest,
+        chosen.data.columns,
+        chosen.data.group_by,
+        chosen.clean,
+        chosen.split,
+        chosen.seed,
+        folder,
+        tmp_path / "audio_facts.sqlite",
+        rows_per_step=None,
+        force_write=False,
+    )
     truth = {record["id"]: record["label"] for record in read_jsonl(manifest.with_name("labels.jsonl"))}
     rejects = {reject["id"]: reject["rule"] for reject in read_jsonl(folder.rejects)}
     assert rejects == {name: RULES[label] for name, label in truth.items() if label != "clean"}
@@ -169,7 +182,9 @@ def test_settings_that_cannot_work(tmp_path: Path, changed: dict[str, Any]) -> N
 def test_making_speech_imports_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from voxtrain.data.demo_speech import DemoSource;"
-        f"DemoSource(manifest=None, group_by='parent', cache_dir={str(tmp_path)!r}, utterances=3, parents=3)"
+        "from voxtrain.manifest.columns import Columns; columns = Columns(**dict.fromkeys(Columns.model_fields));"
+        f"made = dict(cache_dir={str(tmp_path)!r}, utterances=3, parents=3);"
+        "DemoSource(manifest=None, group_by='parent', columns=columns, **made)"
         ".manifest_path(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from data_material import DIM, PATCH, bytes_of, small_encode
+from data_material import DIM, HOP, PATCH, bytes_of, small_encode
+from latent_material import assert_tight, index_file
+from manifest_material import clean_rules, columns, grouped_split
 
 from voxtrain.batch import StepBatch
 from voxtrain.data.audio import read_wave
@@ -21,7 +23,6 @@ from voxtrain.data.source import ManifestSource
 from voxtrain.fault import InputError
 from voxtrain.manifest.clean import CleanRules
 from voxtrain.manifest.prepare import read_split
-from voxtrain.manifest.split import GroupedSplit
 from voxtrain.run_folder import DataFolder
 
 Make = Callable[..., SpeechDataModule]
@@ -43,9 +44,11 @@ def make(manifest: Path, tmp_path: Path) -> Make:
 
     def build(**changed: Any) -> SpeechDataModule:
         fields: dict[str, Any] = {
-            "source": ManifestSource(manifest=manifest, group_by="parent", cache_dir=tmp_path / "cache"),
-            "clean": CleanRules(min_seconds=0.1, max_seconds=30, max_reject_share=0.5, boilerplate=()),
-            "split": GroupedSplit(validation_share=0.2, test_share=0.1),
+            "source": ManifestSource(
+                manifest=manifest, group_by="parent", columns=columns(), cache_dir=tmp_path / "cache"
+            ),
+            "clean": clean_rules(max_reject_share=0.5, boilerplate=()),
+            "split": grouped_split(validation_share=0.2, test_share=0.1),
             "seed": 1,
             "batch_size": 2,
             "grad_accum": 2,
@@ -100,10 +103,75 @@ def test_batches_hold_what_the_files_hold(make: Make) -> None:
     assert looked_at == 12
 
 
+@pytest.fixture
+def movable(manifest: Path, tmp_path: Path) -> list[Path]:
+    """The clips of the manifest, copied to where they may be removed."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    copies = []
+    for row in rows[:-1]:
+        copies.append(tmp_path / Path(row["audio"]).name)
+        shutil.copy(row["audio"], copies[-1])
+        row["audio"] = copies[-1].name
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return copies
+
+
+def test_training_opens_no_audio_file(make: Make, movable: list[Path]) -> None:
+    before, data = list(ready(make()).train_dataloader()), ready(make())
+    for path in movable:
+        path.unlink()
+    after = list(data.train_dataloader())
+    assert len(before) == len(after) == 3
+    for one, other in zip(before, after, strict=True):
+        for part, same in zip(one.micro_batches, other.micro_batches, strict=True):
+            assert torch.equal(part.audio_feats, same.audio_feats)
+    assert data.validation_rows()
+    later = make(encode=None)  # a run that goes on when the recordings have been put away: the audit hashed them
+    later.setup("fit")
+    assert torch.equal(next(iter(later.train_dataloader())).micro_batches[0].audio_feats, part_of(before))
+
+
+def part_of(batches: list[StepBatch]) -> torch.Tensor:
+    return batches[0].micro_batches[0].audio_feats
+
+
+def test_audio_that_changed_since_the_audit_is_told(make: Make, movable: list[Path]) -> None:
+    data = make()
+    data.prepare_data()
+    soundfile.write(movable[3], soundfile.read(movable[3])[0][:-1], 16_000)
+    with pytest.raises(InputError, match="changed since the audit") as caught:
+        data.setup("fit")
+    assert [fault.where for fault in caught.value.faults] == [str(movable[3])]
+
+
+def test_cut_tails_are_neither_learnt_nor_counted(make: Make, movable: list[Path]) -> None:
+    for path in movable:
+        wave = soundfile.read(path)[0]
+        soundfile.write(path, [*wave, *[0.0] * 16_000], 16_000)
+    whole = ready(make(grad_accum=1, batch_size=5, total_steps=1))
+    cut = ready(make(grad_accum=1, batch_size=5, total_steps=1, clean=trimming(0.25)))
+    [long], [short] = whole.train_dataloader(), cut.train_dataloader()
+    assert long.audio_seconds - short.audio_seconds == pytest.approx(5 * 0.75, abs=5 * 0.01)
+    assert long.loss_positions - short.loss_positions == pytest.approx(5 * 0.75 * 16_000 / (HOP * PATCH), abs=5 * 8)
+
+
+def trimming(keep_s: float) -> CleanRules:
+    return clean_rules(max_reject_share=0.5, boilerplate=(), trim_tail_silence=keep_s)
+
+
+def test_training_starts_only_under_a_certificate(make: Make, tmp_path: Path) -> None:
+    data = make()
+    data.prepare_data()
+    (tmp_path / "data" / "split.json").write_text("{}")
+    with pytest.raises(InputError, match=r"split\.json"):
+        data.setup("fit")
+    assert not (tmp_path / "cache" / "latents").exists(), "nothing is encoded before"
+
+
 def test_preparing_and_setting_up_twice_does_it_once(make: Make, tmp_path: Path) -> None:
     data = ready(make())
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
-    assert len(stamps) == 6
+    assert len(stamps) == 8
 
     def never(*_: Any) -> Any:
         raise AssertionError("this was done already")
@@ -117,7 +185,7 @@ def test_preparing_and_setting_up_twice_does_it_once(make: Make, tmp_path: Path)
 
 def test_latents_of_every_split_are_cached(make: Make, tmp_path: Path) -> None:
     data = ready(make())
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 8
+    assert assert_tight(tmp_path / "cache" / "latents", "small") == 8
     held_out = data.validation_rows()
     rows = read_split(DataFolder(tmp_path / "data"), "validation")
     assert held_out
@@ -165,7 +233,7 @@ def test_a_run_that_goes_on_keeps_its_rows(make: Make, manifest: Path, tmp_path:
     """Also where the manifest is gone, or other rules would now reject other rows."""
     ready(make())
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    stricter = CleanRules(min_seconds=1.0, max_seconds=30, max_reject_share=1, boilerplate=())
+    stricter = clean_rules(min_seconds=1.0, max_reject_share=1, boilerplate=())
     make(first_step=2, clean=stricter).prepare_data()
     manifest.unlink()
     make(first_step=2).prepare_data()
@@ -197,7 +265,7 @@ def test_the_key_of_the_encoder_is_asked_for_late(make: Make, tmp_path: Path) ->
     assert asked == []
     data.setup("fit")
     assert asked == [1]
-    assert (tmp_path / "cache" / "latents" / "late_v1").is_dir()
+    assert index_file(tmp_path / "cache" / "latents", "late").is_file()
 
 
 def test_audio_that_broke_after_preparation_is_told(make: Make, manifest: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_loss_is_that_of_the_row_alone_with_its_own_draws(run: RunFolder) -> N
     folder, sources = run.checkpoint(20), sources_of(run)
     model = upstream.load_model(folder, None, CPU, torch.float32).eval()
     rows = read_split(DataFolder(run.data), "validation")
-    cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), upstream.load_encoder(folder))
+    cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), upstream.load_encoder(folder), None)
     packed = packed_rows(rows, upstream.load_tokenizer(folder), cache.latents)
     looked = 0
     for at, (step, name, draw) in enumerate(zip(records["step"], records["id"], records["draw"], strict=True)):
@@ -136,7 +136,7 @@ def test_a_lora_run_is_judged_and_step_0_is_the_base(pristine_lora: RunFolder, p
     base = upstream.load_model(sources.base(), None, CPU, torch.float32).eval()
     rows = read_split(DataFolder(pristine_lora.data), "validation")
     folder = sources.base()
-    cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), upstream.load_encoder(folder))
+    cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), upstream.load_encoder(folder), None)
     packed = packed_rows(rows, upstream.load_tokenizer(folder), cache.latents)
     alone = losses_on_fixed_draws(base, packed, 2, 2400, CPU, "base")
     of_base = [diff for step, diff in zip(records["step"], records["loss/diff"], strict=True) if step == 0]

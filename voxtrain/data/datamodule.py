@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from voxtrain.data.source import Source
 from voxtrain.data.steps import StepPlan, Steps
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
+from voxtrain.manifest.certificate import read_certificate
 from voxtrain.manifest.clean import CleanRules
 from voxtrain.manifest.prepare import prepare, read_split
 from voxtrain.manifest.row import Row
@@ -79,27 +81,33 @@ class SpeechDataModule(pl.LightningDataModule):
                 return
         prepare(
             manifest,
+            self._source.columns,
             self._source.group_by,
             self._clean,
             self._split,
             self._plan.seed,
             self._folder,
-            force_write=False,
+            self._source.sound_memory(),
             rows_per_step=self._plan.rows,
+            force_write=False,
         )
 
     def setup(self, stage: str) -> None:
         """Bring latents and tokens of all kept rows to hand; a second call does nothing.
 
-        Raises InputError with the rows that cannot be encoded, or do not fit under `max_positions`.
+        Raises InputError without a sound leakage certificate, and with the rows that cannot be encoded, have changed
+        since the audit, or do not fit under `max_positions`.
         """
         if self._cache is not None:
             return
+        read_certificate(self._folder)
         self._rows = {name: read_split(self._folder, name) for name in SPLITS}
         kept = [row for rows in self._rows.values() for row in rows]
         key = self._vae_key if isinstance(self._vae_key, str) else self._vae_key()
-        cache = LatentCache(self._source.latent_folder(), key, self._encode)
+        cache = LatentCache(self._source.latent_folder(), key, self._encode, self._clean.trim_tail_silence)
         cache.ensure(kept, progress=True)
+        for name, rows in self._rows.items():  # what was cut of a tail is not heard
+            self._rows[name] = [replace(row, duration_s=cache.seconds(row.audio)) for row in rows]
         self._tokens = {row.id: self._tokenize(row.text) for row in kept}
         self._positions = {row.id: _positions(row, len(self._tokens[row.id]), cache) for row in kept}
         self._refuse_long(kept)

@@ -9,7 +9,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel
+
+from voxtrain.manifest.columns import Columns
+from voxtrain.manifest.group import parse_group_by
 
 
 def _absolute(path: Path) -> Path:
@@ -26,10 +29,20 @@ Location = Annotated[Path, AfterValidator(_named), AfterValidator(_absolute)]
 """A path that the user wrote: `~` is expanded, and a relative one starts at the working directory."""
 
 
+def _groups(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    parse_group_by(value)
+    return value
+
+
+GroupBy = Annotated[str | tuple[str, ...], AfterValidator(_groups)]
+"""A column, several columns, `row`, or a regular expression on the path; see manifest/group.py."""
+
+
 class Source(BaseModel, ABC, frozen=True, extra="forbid"):
     """Where rows come from."""
 
-    group_by: Annotated[str, Field(min_length=1)]
+    group_by: GroupBy
+    columns: Columns
     cache_dir: Location
 
     @abstractmethod
@@ -39,6 +52,10 @@ class Source(BaseModel, ABC, frozen=True, extra="forbid"):
     def latent_folder(self) -> Path:
         """Where latents of audio are kept, for every run that uses this cache."""
         return self.cache_dir / "latents"
+
+    def sound_memory(self) -> Path:
+        """The database of what is known of audio files, for every audit that uses this cache."""
+        return self.cache_dir / "audio_facts.sqlite"
 
 
 class ManifestSource(Source, frozen=True, extra="forbid"):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
+from voxtrain.model.device import encoding_machine
 from voxtrain.model.folder import TOKENIZER, VAE_WEIGHTS, WEIGHTS, check_folder, first_of
 from voxtrain.model.weights import check_names, open_weights
 
@@ -228,15 +229,16 @@ def sample_rate_hz(model: VoxCPM2Model) -> int:
 
 
 def vae_key(folder: Path) -> str:
-    """What latents depend on besides the audio: AudioVAE weights and configuration, patch size, device, threads."""
+    """What latents depend on besides the audio: AudioVAE weights and configuration, patch size, machine, threads."""
     architecture, path = check_folder(folder), first_of(folder, VAE_WEIGHTS)
     assert path is not None
     layout = (sorted(architecture["audio_vae_config"].items()), architecture["patch_size"])
-    digest = hashlib.sha256(repr(layout).encode())
+    device = _encoder_device().type
+    digest = hashlib.sha256(repr((layout, encoding_machine(device))).encode())
     with path.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
-    device = _encoder_device().type  # on a CPU the latents' last bits depend on the number of threads
-    return f"{digest.hexdigest()[:20]}_{device}{torch.get_num_threads() if device == 'cpu' else ''}"
+    threads = torch.get_num_threads() if device == "cpu" else ""  # there the last bits depend on their number
+    return f"{digest.hexdigest()[:20]}_{device}{threads}"
 
 
 def load_vae(folder: Path) -> AudioVAEV2:

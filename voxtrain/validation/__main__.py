@@ -82,7 +82,8 @@ def parse(arguments: list[str]) -> tuple[Path, set[str], list[str]]:
 def sources(settings: Settings) -> Sources:
     """What the run was made from."""
     tuning = settings.tuning if isinstance(settings.tuning, LoraTuning) else None
-    return Sources(settings.model.folder, tuning, settings.data.latent_folder())
+    latents = settings.data.latent_folder()
+    return Sources(settings.model.folder, tuning, latents, settings.clean.trim_tail_silence)
 
 
 def show_losses(evidence: Evidence, choice: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Sources:
     base: Callable[[], Path]  # the base model's folder
     lora: LoraTuning | None
     latent_folder: Path
+    keep_tail_s: float | None  # of the silence at the end of each clip, how much stays; null: all
 
 
 @dataclass
@@ -82,7 +83,7 @@ def _judge_steps(
     device = chosen_device("validation.device", settings.device)
     rows = read_split(DataFolder(run.data), "validation")
     names = [(row.id, row.group) for row in rows]
-    packed = _packed_rows(rows, model_folder(run, todo, sources), sources.latent_folder)
+    packed = _packed_rows(rows, model_folder(run, todo, sources), sources)
     pairs, seconds = len(rows) * settings.draws, 0.0
     model: VoxCPM2Model | None = None
     for number, step in enumerate(todo, start=1):
@@ -103,7 +104,7 @@ def _judge_steps(
         print(f"step {step} judged ({number} of {len(todo)}, {speed}{left})", file=sys.stderr, flush=True)
 
 
-def _packed_rows(rows: list[Row], folder: Path, latent_folder: Path) -> list[PackedRow]:
+def _packed_rows(rows: list[Row], folder: Path, sources: Sources) -> list[PackedRow]:
     """Latents come from the cache of the training run; what is missing there is encoded now, by `folder`'s AudioVAE."""
     from voxtrain.data.latents import LatentCache
     from voxtrain.data.packing import packed_rows
@@ -112,7 +113,7 @@ def _packed_rows(rows: list[Row], folder: Path, latent_folder: Path) -> list[Pac
     def encode(wave: np.ndarray) -> torch.Tensor:  # the AudioVAE is loaded when the first clip is missing
         return upstream.load_encoder(folder)(wave)
 
-    cache = LatentCache(latent_folder, upstream.vae_key(folder), encode)
+    cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), encode, sources.keep_tail_s)
     cache.ensure(rows, progress=True)
     upstream.release_encoder()
     return packed_rows(rows, upstream.load_tokenizer(folder), cache.latents)
