@@ -56,7 +56,8 @@ class FakeWandb(SimpleNamespace):
 def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: fake)
+    find = importlib.util.find_spec  # torch, which may be imported only now, looks for others by it
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: fake if name == "wandb" else find(name, *of))
     return fake
 
 
@@ -82,8 +83,9 @@ def test_each_row_is_sent_once_under_train_step(tmp_path: Path, wandb: FakeWandb
     assert [row["train/step"] for row in page.logged] == [1, 2, 3]
     assert page.logged[0] == {"train/step": 1, "train/loss/diff": 1.0, "train/rows": 8}
     assert "train/loss/diff" not in page.logged[1]  # a skipped step has no loss
-    assert page.axes["train/*"] == "train/step"
-    assert page.axes["val/*"] == "val/step"
+    assert page.axes["train/*"] == "train/rows"  # sweeps compare at equal rows, however many make a step
+    assert page.axes["val/*"] == "val/rows"
+    assert {"train/rows", "val/rows"} <= set(page.axes)
     assert (page.exit_code, page.given["config"], page.given["dir"]) == (0, {"seed": 1}, tmp_path)
 
 
@@ -139,11 +141,15 @@ def test_validation_losses_follow(tmp_path: Path, wandb: FakeWandb) -> None:
     metrics(run, 2)
     OFFLINE.log_validation(run, {}, "demo")
     assert wandb.pages == []  # nothing is judged yet
-    write_table(run.evaluated_checkpoints, [{"step": 0, "loss/diff": 0.5, "note": "base"}])
+    judged = [{"step": 0, "loss/diff": 0.5, "note": "base"}, {"step": 2, "loss/diff": 0.25, "note": ""}]
+    write_table(run.evaluated_checkpoints, judged)
     ONLINE.log_validation(run, {}, "demo")
     OFFLINE.log_validation(run, {}, "demo")
     online, offline = wandb.pages
-    assert online.logged == [{"val/step": 0, "val/loss/diff": 0.5}]
+    assert online.logged == [
+        {"val/step": 0, "val/rows": 0, "val/loss/diff": 0.5},
+        {"val/step": 2, "val/rows": 16, "val/loss/diff": 0.25},
+    ]
     assert next(iter(offline.logged[0])) == "train/step"
     assert offline.logged[2:] == online.logged
     assert offline.exit_code == 0

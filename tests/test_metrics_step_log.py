@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from voxtrain.durable import read_log_rows
+from voxtrain.durable import read_log_rows, write_table
 from voxtrain.fault import RunFailed
 from voxtrain.metrics.progress import TrainingProgress, clock
 from voxtrain.metrics.step_log import COLUMNS, StepLog
@@ -36,6 +36,7 @@ def report(step: int, **changed: Any) -> StepReport:
         rows=8,
         rows_seen=8 * step,
         micro_batches=2,
+        positions=1001,
         padding_share=0.25,
         audio_seconds=0.1 * step,
         seconds=0.5,
@@ -98,6 +99,7 @@ def test_row_n_is_update_n_under_lightning(tmp_path: Path) -> None:
     assert [int(row["train/rows"]) for row in rows] == [8, 16, 24, 32, 40]
     assert float(rows[-1]["train/audio_seconds"]) == pytest.approx(1.5, abs=1e-6)  # rounded to a microsecond
     assert rows[0]["train/skipped"] == "0"
+    assert rows[0]["train/positions_per_second"] == "2002.0"  # 1001 in half a second
     assert float(rows[-1]["train/peak_gib"]) > 0
 
 
@@ -159,6 +161,17 @@ def test_resume_without_the_earlier_rows_is_refused(tmp_path: Path) -> None:
     drive(StepLog(run, 0), range(1, 3))
     with pytest.raises(RunFailed, match="steps 1 to 5"):
         drive(StepLog(run, 5), range(6, 7))
+
+
+def test_a_file_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    drive(StepLog(run, 0), range(1, 4))
+    older = [{k: v for k, v in row.items() if k != "train/positions_per_second"} for row in read_log_rows(run.metrics)]
+    write_table(run.metrics, older)
+    before = run.metrics.read_bytes()
+    with pytest.raises(RunFailed, match=r"lacks train/positions_per_second; has also nothing(.|\n)*start a new run"):
+        drive(StepLog(run, 2), range(3, 4))
+    assert run.metrics.read_bytes() == before
 
 
 def test_plain_lines_come_at_each_tenth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

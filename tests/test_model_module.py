@@ -2,108 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from model_batches import OneRow, StepBatch, one_row, step_batch, upstream_losses
-from torch.utils.data import DataLoader
+from model_batches import step_batch, upstream_losses
+from model_steps import ADAMW, CPU, LORA, SCHEDULE, TUNINGS, fit, module, rows_of_step
 
-from voxtrain.fault import RunFailed
-from voxtrain.model.module import VoxModule
-from voxtrain.model.step import StepReport
+from voxtrain.model.loss import position_losses
 from voxtrain.model.tuning import FullTuning, LoraTuning
 from voxtrain.model.upstream import load_model
-from voxtrain.optim.adamw import AdamW
-from voxtrain.optim.schedule import WarmupCosine
-
-CPU = torch.device("cpu")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-LORA = LoraTuning(
-    rank=4,
-    alpha=8,
-    dropout=0.0,
-    lm=True,
-    dit=True,
-    projections=False,
-    lm_targets=ATTENTION,
-    dit_targets=ATTENTION,
-    projection_targets=(),
-)
-ADAMW = AdamW(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-SCHEDULE = WarmupCosine(warmup_steps=3, final_share=0.0)
-TUNINGS = pytest.mark.parametrize("tuning", [FullTuning(), LORA], ids=["full", "lora"])
-
-
-class Collect(pl.Callback):
-    """Keeps what each step tells, and its gradients before the update."""
-
-    def __init__(self) -> None:
-        self.reports: list[StepReport] = []
-        self.gradients: list[dict[str, torch.Tensor]] = []
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        named = pl_module.model.named_parameters()
-        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, batch: StepBatch, batch_idx: int
-    ) -> None:
-        self.reports.append(outputs["report"])
-
-
-def module(
-    folder: Path,
-    tuning: FullTuning | LoraTuning,
-    *,
-    loss_normalisation: str = "per_row",
-    max_grad_norm: float = 1.0,
-    total_steps: int = 20,
-    autocast: bool = False,
-    recompute: bool = False,
-    state: str = "fp32",
-) -> VoxModule:
-    lora = tuning if isinstance(tuning, LoraTuning) else None
-    return VoxModule(
-        load_model(folder, lora, CPU, torch.float32, seed=3),
-        tuning,
-        ADAMW,
-        SCHEDULE,
-        weights_diff=1.0,
-        weights_stop=0.5,
-        loss_normalisation=loss_normalisation,
-        max_grad_norm=max_grad_norm,
-        total_steps=total_steps,
-        state=state,
-        autocast=autocast,
-        activation_checkpointing=recompute,
-    )
-
-
-def fit(trained: VoxModule, steps: Sequence[StepBatch]) -> Collect:
-    collect = Collect()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        callbacks=[collect],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(trained, DataLoader(list(steps), batch_size=None))
-    return collect
-
-
-def rows_of_step(step: int, count: int) -> list[OneRow]:
-    """Rows of unlike length, every third with reference audio."""
-    places = range((step - 1) * count, step * count)
-    return [one_row(n, 4 + n % 5, 3 + 2 * (n % 4), 2 if n % 3 == 0 else 0) for n in places]
 
 
 @pytest.mark.parametrize(
@@ -172,8 +81,11 @@ def test_normalisations_differ_and_the_report_follows(tiny_folder: Path) -> None
     rows = rows_of_step(1, 4)
     per_row = fit(module(tiny_folder, FullTuning()), [step_batch(1, [rows])]).reports[0]
     per_frame = fit(module(tiny_folder, FullTuning(), loss_normalisation="per_frame"), [step_batch(1, [rows])])
-    assert per_row.row_losses == per_frame.reports[0].row_losses
-    losses = per_row.row_losses
+    losses, framed = per_row.row_losses, per_frame.reports[0].row_losses
+    assert [replace(row, part=0.0) for row in losses] == [replace(row, part=0.0) for row in framed]
+    assert [row.part for row in losses] == [0.25] * 4
+    assert [row.part for row in framed] == [positions / 24 for positions in (3, 5, 7, 9)]
+    assert [row.total for row in losses] == [row.diff + 0.5 * row.stop for row in losses]
     assert [row.id for row in losses] == [f"row{n}" for n in range(4)]
     assert [row.positions for row in losses] == [3, 5, 7, 9]
     assert per_row.loss_diff == pytest.approx(sum(row.diff for row in losses) / 4)
@@ -181,6 +93,29 @@ def test_normalisations_differ_and_the_report_follows(tiny_folder: Path) -> None
     assert per_frame.reports[0].loss_diff == pytest.approx(weighted)
     assert per_row.loss_diff != pytest.approx(weighted, rel=1e-4)
     assert per_row.loss_total == per_row.loss_diff + 0.5 * per_row.loss_stop
+
+
+def test_weight_of_the_positive_class_acts_where_a_clip_ends(tiny_folder: Path) -> None:
+    rows = rows_of_step(1, 3)
+    step = step_batch(1, [rows[:2], rows[2:]])
+    plain = fit(module(tiny_folder, FullTuning()), [step])
+    weighted = fit(module(tiny_folder, FullTuning(), weight_stop_positive=5.0), [step])
+
+    model = load_model(tiny_folder, None, CPU, torch.float32, seed=3)
+    wanted = torch.zeros(())
+    for row in rows:  # by hand: each row's mean over its positions, the last of which counts five times
+        losses = position_losses(model, step_batch(1, [[row]]).micro_batches[0], activation_checkpointing=False)
+        stop = losses.stop * torch.tensor([1.0] * (len(losses.stop) - 1) + [5.0])
+        wanted = wanted + (losses.diff.mean() + 0.5 * stop.mean()) / 3
+    wanted.backward()
+    assert weighted.reports[0].loss_total == pytest.approx(wanted.item(), rel=1e-6)
+    assert weighted.reports[0].loss_diff == plain.reports[0].loss_diff
+    assert weighted.reports[0].loss_stop > 1.2 * plain.reports[0].loss_stop
+    gradient = weighted.gradients[0]["stop_head.weight"]
+    # the module saw the same gradient before it was clipped: float32 sums in another order
+    unclipped = gradient * max(1.0, weighted.reports[0].grad_norm)
+    torch.testing.assert_close(unclipped, model.stop_head.weight.grad, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(gradient, plain.gradients[0]["stop_head.weight"], rtol=0.05)
 
 
 def test_only_adapters_move_under_lora(tiny_folder: Path) -> None:
@@ -216,53 +151,6 @@ def test_gradients_are_clipped_after_the_norm_is_taken(tiny_folder: Path) -> Non
     assert torch.nn.utils.get_total_norm(free.gradients[0].values()).item() == pytest.approx(norm)
 
 
-def broken(step: int) -> StepBatch:
-    batch = step_batch(step, [[row] for row in rows_of_step(step, 2)])
-    batch.micro_batches[1].audio_feats.fill_(math.nan)
-    return batch
-
-
-def test_step_that_is_not_finite_is_skipped_and_counted(tiny_folder: Path) -> None:
-    trained = module(tiny_folder, FullTuning())
-    steps = [step_batch(step, [rows_of_step(step, 2)]) if step % 2 else broken(step) for step in range(1, 6)]
-    before: list[dict[str, torch.Tensor]] = []
-
-    class Weights(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VoxModule, *_: object) -> None:
-            before.append({name: tensor.clone() for name, tensor in pl_module.learnt_tensors().items()})
-
-    collect = Collect()
-    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, callbacks=[collect, Weights()], enable_model_summary=False, **silent
-    )
-    trainer.fit(trained, DataLoader(steps, batch_size=None))
-    assert trained.skipped == [2, 4]
-    assert (trained.steps_done, trained.rows_seen) == (5, 10)
-    assert [report.skipped for report in collect.reports] == [False, True, False, True, False]
-    assert [math.isfinite(row.diff) for row in collect.reports[1].row_losses] == [True, False]
-    assert all(torch.equal(before[0][name], before[1][name]) for name in before[0])
-    assert all(tensor.isfinite().all() for tensor in before[4].values())
-    # the learning rate goes on with the steps, whether they made an update or not
-    assert [report.lr for report in collect.reports] == [ADAMW.lr * SCHEDULE.factor(step, 20) for step in range(5)]
-
-
-def test_three_such_steps_in_a_row_end_the_run_and_name_the_rows(tiny_folder: Path) -> None:
-    trained = module(tiny_folder, FullTuning())
-    steps = [step_batch(1, [rows_of_step(1, 2)]), *(broken(step) for step in range(2, 6))]
-    with pytest.raises(RunFailed, match="in steps 2, 3, 4") as told:
-        fit(trained, steps)
-    assert "row3, row5, row7" in str(told.value)
-    assert "row2" not in str(told.value)
-    assert trained.skipped == [2, 3, 4]
-    assert trained.steps_done == 4
-
-
-def test_batch_of_another_step_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(RuntimeError, match="step 2 came after 0 steps"):
-        fit(module(tiny_folder, FullTuning()), [step_batch(2, [rows_of_step(2, 2)])])
-
-
 def test_the_rest_of_the_report(tiny_folder: Path) -> None:
     rows = rows_of_step(1, 4)
     step = step_batch(1, [rows[:2], rows[2:]])
@@ -270,6 +158,7 @@ def test_the_rest_of_the_report(tiny_folder: Path) -> None:
     assert (report.step, report.rows, report.rows_seen, report.micro_batches) == (1, 4, 4, 2)
     assert report.padding_share == pytest.approx(1 - step.positions / step.padded_positions)
     assert report.padding_share > 0
+    assert report.positions == step.positions
     assert report.audio_seconds == step.audio_seconds
     assert 0 < report.seconds < 60
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from voxtrain.checkpoint.callback import SaveCheckpoints
     from voxtrain.checkpoint.stop import StopRequest
     from voxtrain.data.datamodule import SpeechDataModule
+    from voxtrain.metrics.outliers import OutlierTrace
     from voxtrain.model.module import VoxModule
 
 
@@ -37,7 +38,7 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
     first = first_step_of(start)
     with StopRequest() as stop:
         saver = _saver(start, stop)
-        trainer = _trainer(start.settings, [*_listeners(start, memory, first), saver])
+        trainer = _trainer(start.settings, [*_listeners(start, memory, data, first), saver])
         try:
             trainer.fit(module, datamodule=data)
         except SystemExit:  # what Lightning makes of a second Ctrl-C
@@ -61,7 +62,7 @@ def first_step_of(start: Start) -> int:
     return max(start.run.state_steps(), default=0) if start.resumes else 0
 
 
-def _listeners(start: Start, memory: RunMemory, first_step: int) -> list[Callback]:
+def _listeners(start: Start, memory: RunMemory, data: SpeechDataModule, first_step: int) -> list[Callback]:
     """Who hears of each step, before it is saved: a state of step N must find its N rows in metrics.csv."""
     from voxtrain.memory.watch import WatchMemory
     from voxtrain.metrics.progress import TrainingProgress
@@ -70,7 +71,30 @@ def _listeners(start: Start, memory: RunMemory, first_step: int) -> list[Callbac
     settings, run = start.settings, start.run
     page = settings.logger.callback(run, settings.plain, settings.name)
     progress = TrainingProgress(settings.train.total_steps(), first_step)
-    return [StepLog(run, first_step), *([page] if page else []), WatchMemory(run, memory.plan), progress]
+    listeners = (
+        StepLog(run, first_step),
+        page,
+        WatchMemory(run, memory.plan),
+        progress,
+        _outlier_trace(start, data, first_step),
+    )
+    return [listener for listener in listeners if listener is not None]
+
+
+def _outlier_trace(start: Start, data: SpeechDataModule, first_step: int) -> OutlierTrace | None:
+    from voxtrain.metrics.outliers import OutlierTrace
+
+    wanted = start.settings.train.outliers
+    if wanted is None:
+        return None
+    return OutlierTrace(
+        start.run,
+        data.rows("train"),
+        first_step,
+        window=wanted.window,
+        threshold=wanted.threshold,
+        history=wanted.history,
+    )
 
 
 def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:

@@ -42,10 +42,19 @@ if TYPE_CHECKING:
 
 
 class LossWeights(BaseModel, frozen=True, extra="forbid"):
-    """Weights of the two losses in `loss/total`."""
+    """Weights of the two losses in `loss/total`, and of the position at which a clip ends in the stop loss."""
 
     diff: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     stop: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    stop_positive: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class OutlierSettings(BaseModel, frozen=True, extra="forbid"):
+    """When a step or a row stands out, and how much of its past a trace shows."""
+
+    window: Annotated[int, Field(ge=20)]
+    threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    history: PositiveInt
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
@@ -58,6 +67,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     max_grad_norm: NonNegativeFloat
     loss_normalisation: Literal["per_row", "per_frame"]
     loss_weights: LossWeights
+    outliers: OutlierSettings | None
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
@@ -185,10 +195,19 @@ def _from_plain(plain: dict[str, Any], faults: list[Fault]) -> Settings:
     return settings
 
 
+PATHS = (
+    *(("data", key) for key in ("manifest", "cache_dir")),
+    *(("model", key) for key in ("cache_dir", "path")),
+    *(("clean", key) for key in ("exclude",)),
+    *(("split", key) for key in ("previous", "validation_groups", "test_groups")),  # the last two may be lists
+)
+"""Settings that name a file or a folder."""
+
+
 def _from_anywhere(plain: dict[str, Any]) -> dict[str, Any]:
     """The same with absolute paths: config.yaml is read again from other working folders. Hub ids stay as they are."""
-    held = {group: dict(plain.get(group) or {}) for group in ("data", "model")}
-    for group, key in (("data", "manifest"), ("data", "cache_dir"), ("model", "cache_dir"), ("model", "path")):
+    held = {group: dict(plain.get(group) or {}) for group, _ in PATHS}
+    for group, key in PATHS:
         value = held[group].get(key)
         if isinstance(value, str) and value not in ("", ".", "???"):
             path = Path(value).expanduser()
@@ -262,6 +281,14 @@ def _contradictions(settings: Settings) -> list[Fault]:
                 "trainer.accelerator = cpu with memory.autocast = true",
                 "bf16 autocast is for CUDA",
                 "choose memory=cpu, or memory.autocast=false",
+            )
+        )
+    if settings.tuning.lora_config() and settings.memory.frozen == "bf16" and not settings.memory.autocast:
+        faults.append(
+            Fault(
+                "tuning = lora with memory.frozen = bf16 and memory.autocast = false",
+                "adapters are fp32, and without autocast they cannot be multiplied with bf16",
+                "set memory.frozen=fp32, or on a GPU memory.autocast=true",
             )
         )
     if settings.train.loss_weights.diff == 0 and settings.train.loss_weights.stop == 0:

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -32,6 +33,7 @@ COLUMNS = (
     "train/rows",  # seen so far
     "train/micro_batches",
     "train/padding_share",  # of the positions that went through the model
+    "train/positions_per_second",  # of this step, without padding
     "train/audio_seconds",  # seen so far
     "train/seconds",  # of this step
     "train/peak_gib",  # so far in this sitting, see peak.py
@@ -56,12 +58,22 @@ def step_row(report: StepReport, audio_seconds: float, peak: float) -> dict[str,
         "train/rows": report.rows_seen,
         "train/micro_batches": report.micro_batches,
         "train/padding_share": round(report.padding_share, 6),
+        "train/positions_per_second": round(report.positions / max(report.seconds, 1e-9), 2),
         "train/audio_seconds": round(audio_seconds, 6),
         "train/seconds": round(report.seconds, 4),
         "train/peak_gib": round(peak, 4),
         "train/skipped": int(report.skipped),
     }
     return row
+
+
+def _other_columns(path: Path, found: set[str]) -> str:
+    lacks, other = sorted(set(COLUMNS) - found), sorted(found - set(COLUMNS))
+    return (
+        f"{path} was written by another version of voxtrain (it lacks {', '.join(lacks) or 'nothing'}; has also "
+        f"{', '.join(other) or 'nothing'}), and half a record compares with nothing. Go on with the version that began "
+        "the run, which its environment.json names, or start a new run."
+    )
 
 
 def _finite(value: float) -> Value:
@@ -79,16 +91,20 @@ class StepLog(pl.Callback):
         self._audio_seconds, self._peak_gib = 0.0, 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Cut the rows after `first_step` off and open the file. Raises RunFailed if rows before it are missing."""
-        cut_log_back(self._path, self._first_step)
+        """Cut the rows after `first_step` off and open the file.
+
+        Raises RunFailed if rows before it are missing, or have other columns; the file is as it was then.
+        """
         rows = read_log_rows(self._path)
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise RunFailed(_other_columns(self._path, set(rows[0])))
+        rows = [row for row in rows if int(row["step"]) <= self._first_step]
         if [int(row["step"]) for row in rows] != list(range(1, self._first_step + 1)):
             raise RunFailed(
                 f"{self._path} does not hold steps 1 to {self._first_step}, so this run cannot go on with a whole "
                 "record. Restore the file from a copy of the run folder, or start a new run."
             )
-        if rows and tuple(rows[0]) != COLUMNS:
-            raise RunFailed(f"{self._path} was written by another version of voxtrain: {sorted(rows[0])}")
+        cut_log_back(self._path, self._first_step)
         if rows:
             self._audio_seconds = float(rows[-1]["train/audio_seconds"])
         self._path.parent.mkdir(parents=True, exist_ok=True)

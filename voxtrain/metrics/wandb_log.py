@@ -2,6 +2,8 @@
 
 Sending is reading the file on from where the last reading ended. So a resumed run refills the page from the first row,
 and a step is sent at least once, under `train/step`; held-out losses follow under `val/step` when they are known.
+Charts are drawn over rows seen (`train/rows`, `val/rows`), so that runs of a sweep compare at equal rows, however many
+of them make a step; `train/step` and `val/step` can be chosen as the axis of any chart.
 Online, every sitting of a run goes on with one page. Offline, wandb cannot go on (`resume` starts a second folder at
 step 0), so each sitting and each validation writes a folder with an id of its own that holds everything so far: sync
 the newest.
@@ -107,11 +109,16 @@ def log_validation(settings: WandbSettings, run: RunFolder, plain_config: Mappin
     judged = [figures(_under_val(row), "val") for row in read_log_rows(run.evaluated_checkpoints)]
     if not judged:
         return
+    trained = [figures(row, "train") for row in MetricsTail(run).new_rows()]
+    rows_seen = {0.0: 0.0} | {row["train/step"]: row["train/rows"] for row in trained if "train/rows" in row}
+    for losses in judged:
+        if losses["val/step"] in rows_seen:
+            losses["val/rows"] = rows_seen[losses["val/step"]]
     page = open_page(settings, run, plain_config, name)
     try:
         if settings.mode == "offline":
-            for row in MetricsTail(run).new_rows():
-                page.log(figures(row, "train"))
+            for row in trained:
+                page.log(row)
         for losses in judged:
             page.log(losses)
     finally:
@@ -155,8 +162,8 @@ def open_page(settings: WandbSettings, run: RunFolder, plain_config: Mapping[str
             "Go on with resume=RUN and logger.mode=offline or logger=csv; metrics.csv has every step in any case."
         ) from error
     for part in ("train", "val"):
-        page.define_metric(f"{part}/step")
-        page.define_metric(f"{part}/*", step_metric=f"{part}/step")
+        page.define_metric(f"{part}/rows")
+        page.define_metric(f"{part}/*", step_metric=f"{part}/rows")
     return page
 
 

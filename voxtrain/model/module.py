@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +24,7 @@ from voxtrain.model.step import RowLoss, StepReport
 from voxtrain.model.tuning import FullTuning, LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters
 from voxtrain.optim.adamw import AdamW
+from voxtrain.optim.norm import gradient_norm
 from voxtrain.optim.schedule import WarmupConstant, WarmupCosine
 
 SKIPS_IN_A_ROW = 3
@@ -50,14 +52,23 @@ class VoxModule(pl.LightningModule):
         state: str,
         autocast: bool,
         activation_checkpointing: bool,
+        weight_stop_positive: float = 1.0,
+        rounding: str = "nearest",
+        seed: int = 0,
     ) -> None:
-        """`state` is `memory.state`; `max_grad_norm` 0 does not clip; `loss_normalisation` is per_row or per_frame."""
+        """`state` is `memory.state`; `max_grad_norm` 0 does not clip; `loss_normalisation` is per_row or per_frame.
+
+        weight_stop_positive: times the stop loss where a clip ends; 1.0 is upstream's loss. rounding: how updates reach
+        bf16 weights, `memory.rounding`; seed: of the random kind.
+        """
         super().__init__()
         self.automatic_optimization = False
         self.model, self.tuning, self.rule, self.schedule = model, tuning, optimizer, schedule
         self.weights_diff, self.weights_stop = weights_diff, weights_stop
+        self.weight_stop_positive = weight_stop_positive
         self.per_row = {"per_row": True, "per_frame": False}[loss_normalisation]
-        self.max_grad_norm, self.total_steps, self.state = max_grad_norm, total_steps, state
+        self.max_grad_norm, self.total_steps = max_grad_norm, total_steps
+        self.state, self.rounding, self.seed = state, rounding, seed
         self.autocast, self.activation_checkpointing = autocast, activation_checkpointing
         self.steps_done, self.rows_seen = 0, 0
         self.skipped: list[int] = []
@@ -74,14 +85,14 @@ class VoxModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One group of everything that learns."""
-        return self.rule.build(self._learning(), self.state)
+        return self.rule.build(self._learning(), self.state, self.rounding, self.seed)
 
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
         """Leave the step where it is: its micro-batches are moved one by one."""
         return batch
 
     def training_step(self, batch: StepBatch) -> dict[str, StepReport]:
-        """Make update number `batch.step`. Raises RunFailed when it is the third in a row that is not finite."""
+        """Make update number `batch.step`, or none where a loss or the gradient is not finite."""
         began = time.perf_counter()
         if batch.step != self.steps_done + 1:
             raise RuntimeError(f"the batch of step {batch.step} came after {self.steps_done} steps")
@@ -101,6 +112,12 @@ class VoxModule(pl.LightningModule):
             torch.cuda.synchronize(self.device)
         return {"report": self._report(batch, rows, norm, lr, not finite, time.perf_counter() - began)}
 
+    def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+        """Raise RunFailed after the third step in a row without an update. Callbacks come first: it is in every log."""
+        last = range(self.steps_done - SKIPS_IN_A_ROW + 1, self.steps_done + 1)
+        if set(last) <= set(self.skipped):
+            raise RunFailed(self._despair(last))
+
     def _learning(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
@@ -111,15 +128,26 @@ class VoxModule(pl.LightningModule):
             here = micro_batch.to(self.device)
             with self._autocast():
                 losses = position_losses(self.model, here, activation_checkpointing=self.activation_checkpointing)
+            losses = self._with_stop_weight(losses, here)
             self.manual_backward(self._step_loss(losses, here, batch))
             told.append((micro_batch, self._row_means(losses, len(here.ids))))
-        return [row for micro_batch, means in told for row in _row_losses(micro_batch, means)]
+        return [row for micro_batch, means in told for row in self._row_losses(micro_batch, means, batch)]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # without its cache: every weight is used once in a micro-batch, and the cache would hold all of them in bf16
         if self.autocast:
             return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         return nullcontext()
+
+    def _with_stop_weight(self, losses: PositionLosses, micro_batch: MicroBatch) -> PositionLosses:
+        """A clip ends at one position of 60 to 190: a weight there balances what the stop head learns from.
+
+        Means still count each position once, unlike the class weights of F.cross_entropy, which would divide by them.
+        """
+        if self.weight_stop_positive == 1.0:
+            return losses
+        ends = micro_batch.stop_labels[micro_batch.loss_mask] == 1  # [L]
+        return replace(losses, stop=torch.where(ends, self.weight_stop_positive * losses.stop, losses.stop))
 
     def _step_loss(self, losses: PositionLosses, micro_batch: MicroBatch, batch: StepBatch) -> Tensor:
         """This micro-batch's part of the step's loss: the parts sum up to it."""
@@ -133,10 +161,28 @@ class VoxModule(pl.LightningModule):
     def _row_means(losses: PositionLosses, rows: int) -> Tensor:
         return torch.stack([row_means(value.detach(), losses.row, rows) for value in (losses.diff, losses.stop)])
 
+    def _row_losses(self, micro_batch: MicroBatch, means: Tensor, batch: StepBatch) -> list[RowLoss]:
+        positions = micro_batch.loss_mask.sum(dim=1).tolist()
+        diffs, stops = means.tolist()
+        return [
+            RowLoss(
+                id=row_id,
+                place=place,
+                diff=diff,
+                stop=stop,
+                total=self.weights_diff * diff + self.weights_stop * stop,
+                positions=count,
+                part=1 / batch.rows if self.per_row else count / batch.loss_positions,
+            )
+            for row_id, place, diff, stop, count in zip(
+                micro_batch.ids, micro_batch.places, diffs, stops, positions, strict=True
+            )
+        ]
+
     def _gradient_norm(self) -> Tensor:
         """The global norm, before the gradients are clipped to `max_grad_norm`."""
         learning = [parameter for parameter in self._learning() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+        norm = gradient_norm([p.grad for p in learning if p.grad is not None])
         if self.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(learning, self.max_grad_norm, norm)
         return norm
@@ -149,11 +195,8 @@ class VoxModule(pl.LightningModule):
         self.skipped.append(batch.step)
         broken = [row.id for row in rows if not (math.isfinite(row.diff) and math.isfinite(row.stop))]
         self._suspects[batch.step] = tuple(broken or [row.id for row in rows])
-        last = [batch.step - back for back in range(SKIPS_IN_A_ROW)]
-        if set(last) <= set(self.skipped):
-            raise RunFailed(self._despair(sorted(last)))
 
-    def _despair(self, steps: list[int]) -> str:
+    def _despair(self, steps: range) -> str:
         named = sorted({name for step in steps for name in self._suspects.get(step, ())})
         return (
             f"The loss or the gradient was not finite in steps {', '.join(map(str, steps))}, one after another.\n"
@@ -165,9 +208,8 @@ class VoxModule(pl.LightningModule):
     def _report(
         self, batch: StepBatch, rows: list[RowLoss], norm: float, lr: float, skipped: bool, seconds: float
     ) -> StepReport:
-        share = [1 / batch.rows if self.per_row else row.positions / batch.loss_positions for row in rows]
-        diff = math.fsum(part * row.diff for part, row in zip(share, rows, strict=True))
-        stop = math.fsum(part * row.stop for part, row in zip(share, rows, strict=True))
+        diff = math.fsum(row.part * row.diff for row in rows)
+        stop = math.fsum(row.part * row.stop for row in rows)
         return StepReport(
             step=batch.step,
             loss_diff=diff,
@@ -178,15 +220,10 @@ class VoxModule(pl.LightningModule):
             rows=batch.rows,
             rows_seen=self.rows_seen,
             micro_batches=len(batch.micro_batches),
+            positions=batch.positions,
             padding_share=1 - batch.positions / batch.padded_positions,
             audio_seconds=batch.audio_seconds,
             seconds=seconds,
             skipped=skipped,
             row_losses=tuple(rows),
         )
-
-
-def _row_losses(micro_batch: MicroBatch, means: Tensor) -> list[RowLoss]:
-    positions = micro_batch.loss_mask.sum(dim=1).tolist()
-    diff, stop = means.tolist()
-    return [RowLoss(*values) for values in zip(micro_batch.ids, micro_batch.places, diff, stop, positions, strict=True)]

@@ -1,4 +1,4 @@
-"""What one optimizer step tells: the step log, the outlier files and the progress bar read nothing else. No torch."""
+"""What one optimizer step tells: the step log, the outlier trace and the progress bar read nothing else. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ class RowLoss:
     place: int  # n, the row's place in the order
     diff: float
     stop: float
+    total: float  # weighted sum of the two
     positions: int  # loss positions
+    part: float  # what the row's means count in the step's; the parts of a step sum to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class StepReport:
     rows: int
     rows_seen: int  # since the first step, repeats counted
     micro_batches: int
+    positions: int  # without padding
     padding_share: float  # of the positions that went through the model
     audio_seconds: float  # target audio
     seconds: float  # wall clock

@@ -34,6 +34,8 @@ class Evidence:
     steps: list[dict[str, str]]  # metrics.csv
     checkpoints: list[dict[str, str]]  # evaluation/checkpoints.csv
     validation_ids: tuple[str, ...] | None
+    traces: list[Record] | None  # outliers/step_*.json, by step; None where the run traces none
+    excluded: list[Record]  # outliers/exclude.jsonl
     unreadable: list[str] = field(default_factory=list)  # what is wrong with files that are there
 
     def column(self, name: str) -> list[float]:
@@ -96,6 +98,8 @@ def read_evidence(run: RunFolder) -> Evidence:
 
     data = DataFolder(run.data)
     held_out = read(data.rows("validation"), read_jsonl, list)
+    outliers = run.outlier(0).parent
+    traces = [read(path, read_json, dict) for path in sorted(outliers.glob("step_*.json"))]
     return Evidence(
         run=run,
         config=read(run.config, _settings, dict),
@@ -109,6 +113,8 @@ def read_evidence(run: RunFolder) -> Evidence:
         steps=read(run.metrics, read_log_rows, list) or [],
         checkpoints=sorted(read(run.evaluated_checkpoints, _table, list) or [], key=lambda row: number(row["step"])),
         validation_ids=None if held_out is None else tuple(sorted(str(row.get("id")) for row in held_out)),
+        traces=[trace for trace in traces if trace is not None] if outliers.is_dir() else None,
+        excluded=[line for line in read(outliers / "exclude.jsonl", read_jsonl, list) or [] if isinstance(line, dict)],
         unreadable=unreadable,
     )
 
