@@ -12,11 +12,11 @@ import yaml
 from voxtrain.checkpoint.resume import write_state
 from voxtrain.checkpoint.writer import write_checkpoint
 from voxtrain.memory.disk import RESERVE_BYTES, DiskPlan, disk_faults, disk_plan, free_bytes
+from voxtrain.memory.stack import MemoryStack
 from voxtrain.run_folder import RunFolder
 
-ARCHITECTURE: dict[str, Any] = yaml.safe_load(
-    (Path(__file__).parents[1] / "conf" / "model" / "voxcpm2.yaml").read_text()
-)["architecture"]
+CONF = Path(__file__).parents[1] / "conf"
+ARCHITECTURE: dict[str, Any] = yaml.safe_load((CONF / "model" / "voxcpm2.yaml").read_text())["architecture"]
 LORA = {
     "r": 32, "enable_lm": True, "enable_dit": True, "enable_proj": False,
     "target_modules_lm": ["q_proj", "v_proj", "k_proj", "o_proj"],
@@ -24,9 +24,15 @@ LORA = {
 }  # fmt: skip
 
 
+def stack(name: str, **changes: Any) -> MemoryStack:
+    values = yaml.safe_load((CONF / "memory" / f"{name}.yaml").read_text())
+    values.pop("_target_")
+    return MemoryStack.model_validate({**values, **changes})
+
+
 def planned(**changes: Any) -> DiskPlan:
     given: dict[str, Any] = {
-        "checkpoints": 10, "weights": "bf16", "state": "paged_8bit", "carried_bytes": 0, "states_standing": 0,
+        "checkpoints": 10, "weights": "bf16", "stack": stack("24gb"), "carried_bytes": 0, "states_standing": 0,
     }  # fmt: skip
     lora = changes.pop("lora", None)
     return disk_plan(ARCHITECTURE, lora, **{**given, **changes})
@@ -93,7 +99,7 @@ def test_the_arithmetic_is_what_the_tiny_model_writes(tiny: Any, tiny_folder: Pa
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
     need = disk_plan(
-        tiny.architecture, config, checkpoints=1, weights="fp32", state="fp32", carried_bytes=0, states_standing=0
+        tiny.architecture, config, checkpoints=1, weights="fp32", stack=stack("cpu"), carried_bytes=0, states_standing=0
     )
     run = RunFolder(tmp_path / "run")
     write_checkpoint(run, 0, module.learnt_tensors(), tiny_folder, config, "fp32", {"rows_seen": 0})

@@ -1,4 +1,4 @@
-"""Our forward is upstream's forward: loss and every gradient, on the same draws."""
+"""Our forward is upstream's forward: loss and every gradient, on the same draws, with either set of operators."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ ROWS = {
     "one audio position": [one_row(2, 4, 1)],
     "several, padded, some with reference": [one_row(3, 9, 5, 3), one_row(4, 20, 9), one_row(5, 4, 12, 6)],
 }
+KERNELS = ("plain", "cpu")
 # Two float32 computations of the same sums in another order. Losses of order 1 to 2, each a mean of a thousand squares:
 LOSS_RTOL = 1e-6
 # Gradients are sums of both signs; measured at most 7e-6 of the tensor's largest element.
@@ -53,20 +54,23 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def ours(model: Any, batch: MicroBatch, *, recompute: bool = False) -> PositionLosses:
-    return position_losses(model, batch, activation_checkpointing=recompute)
+def ours(model: Any, batch: MicroBatch, *, recompute: bool = False, kernels: str = "plain") -> PositionLosses:
+    return position_losses(model, batch, activation_checkpointing=recompute, kernels=kernels)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
-def test_loss_and_every_gradient_equal_upstreams(tiny_folder: Path, lora: LoraTuning | None, rows: list) -> None:
+def test_loss_and_every_gradient_equal_upstreams(
+    tiny_folder: Path, lora: LoraTuning | None, rows: list, kernels: str
+) -> None:
     model = load_model(tiny_folder, lora, CPU, torch.float32)
     trained_adapters(model)
     batch = micro_batch(rows)
     expected = upstream_losses(model, batch)
     expected_gradients = gradients(model, expected["loss/diff"] + expected["loss/stop"])
 
-    found = ours(model, batch)
+    found = ours(model, batch, kernels=kernels)
     assert found.diff.mean().item() == pytest.approx(expected["loss/diff"].item(), rel=LOSS_RTOL)
     assert found.stop.mean().item() == pytest.approx(expected["loss/stop"].item(), rel=LOSS_RTOL)
     found_gradients = gradients(model, found.diff.mean() + found.stop.mean())
@@ -81,11 +85,12 @@ def test_loss_and_every_gradient_equal_upstreams(tiny_folder: Path, lora: LoraTu
         torch.testing.assert_close(found_gradients[name], gradient, rtol=0, atol=GRADIENT_SHARE * largest, msg=name)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_recomputed_layers_change_no_bit(tiny_folder: Path, lora: LoraTuning | None) -> None:
+def test_recomputed_layers_change_no_bit(tiny_folder: Path, lora: LoraTuning | None, kernels: str) -> None:
     model = load_model(tiny_folder, lora, CPU, torch.float32)
     batch = micro_batch(ROWS["several, padded, some with reference"])
-    kept, again = ours(model, batch), ours(model, batch, recompute=True)
+    kept, again = ours(model, batch, kernels=kernels), ours(model, batch, recompute=True, kernels=kernels)
     assert torch.equal(kept.diff, again.diff)
     assert torch.equal(kept.stop, again.stop)
     one, two = gradients(model, kept.diff.sum()), gradients(model, again.diff.sum())
@@ -100,29 +105,44 @@ def test_layers_of_all_four_transformers_are_recomputed(tiny_folder: Path) -> No
     assert len(layers) == 8
     runs = dict.fromkeys(range(8), 0)
     for number, layer in enumerate(layers):
-        layer.register_forward_pre_hook(lambda *_, number=number: runs.update({number: runs[number] + 1}))
+        layer.mlp.down_proj.register_forward_pre_hook(lambda *_, number=number: runs.update({number: runs[number] + 1}))
     losses = ours(model, micro_batch(ROWS["one row"]), recompute=True)
     (losses.diff.sum() + losses.stop.sum()).backward()
     assert set(runs.values()) == {2}
 
 
-def test_local_transformers_see_audio_and_loss_positions_alone(tiny_folder: Path) -> None:
+def test_transformers_see_only_positions_that_a_loss_hears(tiny_folder: Path) -> None:
+    """No padding, of text nothing in LocEnc and LocDiT; of a row's end neither the last patch nor the closing token."""
     model = load_model(tiny_folder, None, CPU, torch.float32)
-    seen: dict[str, int] = {}
-    model.feat_encoder.encoder.layers[0].register_forward_hook(lambda _, args, out: seen.update(enc=len(args[0])))
-    model.feat_decoder.estimator.decoder.layers[0].register_forward_hook(
-        lambda _, args, out: seen.update(dit=len(args[0]))
-    )
-    ours(model, micro_batch(ROWS["several, padded, some with reference"]))
-    assert seen == {"enc": 5 + 3 + 9 + 12 + 6, "dit": 5 + 9 + 12}
+    seen: dict[str, list[tuple[int, ...]]] = {}
+
+    def watch(name: str, transformer: Any) -> None:
+        for layer in transformer.layers:
+            for part in (layer.self_attn.k_proj, layer.mlp.down_proj):
+                part.register_forward_hook(lambda _, args, out: seen.setdefault(name, []).append(out.shape[:2]))
+
+    watch("base", model.base_lm)
+    watch("residual", model.residual_lm)
+    watch("enc", model.feat_encoder.encoder)
+    watch("dit", model.feat_decoder.estimator.decoder)
+    rows = ROWS["several, padded, some with reference"]
+    ours(model, micro_batch(rows))
+    positions = sum(len(row.tokens) - 2 for row in rows)
+    audio, loss = (5 + 3 + 9 + 12 + 6) - 3, 5 + 9 + 12
+    # of each layer what is listened to, and what goes on: in the last layer only what is read
+    assert seen["base"] == [(1, positions)] * 4
+    assert seen["residual"] == [(1, positions)] * 3 + [(1, loss)]
+    assert seen["enc"] == [(audio, 5)] * 3 + [(audio, 1)]
+    assert seen["dit"] == [(loss, 11)] * 3 + [(loss, 4)]
 
 
-def test_losses_stand_at_their_rows_whatever_the_padding(tiny_folder: Path) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_losses_stand_at_their_rows_whatever_the_padding(tiny_folder: Path, kernels: str) -> None:
     model = load_model(tiny_folder, None, CPU, torch.float32)
     rows = ROWS["several, padded, some with reference"]
-    together = ours(model, micro_batch(rows))
+    together = ours(model, micro_batch(rows), kernels=kernels)
     assert together.row.tolist() == [0] * 5 + [1] * 9 + [2] * 12
-    alone = [ours(model, micro_batch([row])) for row in rows]
+    alone = [ours(model, micro_batch([row]), kernels=kernels) for row in rows]
     # other matrix shapes add up in another order: float32 rounding of values of order 1
     torch.testing.assert_close(together.diff, torch.cat([one.diff for one in alone]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(together.stop, torch.cat([one.stop for one in alone]), rtol=1e-5, atol=1e-6)

@@ -17,7 +17,7 @@ from voxtrain.settings import GROUPS, Settings, compose, load
 
 RECIPES = sorted(path.stem for path in (conf_folder() / "recipe").glob("*.yaml"))
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_folder() / group).glob("*.yaml"))]
-STACKS = [("24gb", "one_gpu"), ("80gb", "one_gpu"), ("cpu", "cpu"), ("cpu", "cpu_one_thread")]
+STACKS = [("24gb", "one_gpu"), ("16gb", "one_gpu"), ("80gb", "one_gpu"), ("cpu", "cpu"), ("cpu", "cpu_one_thread")]
 """Options of `memory` and `trainer` that do not contradict each other."""
 GIVEN = "data.manifest=rows.jsonl"
 ROOT = Path(__file__).resolve().parents[1]

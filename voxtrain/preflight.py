@@ -18,7 +18,7 @@ from voxtrain.data.demo_speech import DemoSource
 from voxtrain.data.source import ManifestSource
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
-from voxtrain.manifest.row import read_manifest
+from voxtrain.manifest.usable import check_head
 from voxtrain.memory.disk import disk_faults
 from voxtrain.model.released import ReleasedModel
 from voxtrain.model.tiny import TinyModel
@@ -105,7 +105,7 @@ def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
     if not start.resumes:
         if not in_sweep:
             faults += _folder_faults(start.run.root)
-        faults += _manifest_faults(settings.data.manifest, settings.data.group_by)
+        faults += _manifest_faults(settings.data)
     faults += _told(settings.logger.check)
     faults += _device_faults(settings)
     faults += disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)
@@ -121,7 +121,7 @@ def file_faults(overrides: Sequence[str]) -> list[Fault]:
     faults = _folder_faults(_free_folder(overrides)) if named else []
     data, model = sound_group(cfg, "data"), sound_group(cfg, "model")
     if isinstance(data, ManifestSource | DemoSource):
-        faults += _manifest_faults(data.manifest, data.group_by)
+        faults += _manifest_faults(data)
     return faults + (_model_faults(model, may_fetch=False) if isinstance(model, ReleasedModel | TinyModel) else [])
 
 
@@ -131,8 +131,10 @@ def _model_faults(model: ReleasedModel | TinyModel, *, may_fetch: bool) -> list[
     return [] if model.path is None or (fetches and not may_fetch) else _told(model.folder)
 
 
-def _manifest_faults(manifest: str | Path | None, group_by: str) -> list[Fault]:
-    return [] if manifest is None else _told(lambda: read_manifest(Path(manifest), group_by))
+def _manifest_faults(data: ManifestSource | DemoSource) -> list[Fault]:
+    """What the first rows show; the rest is told when all of them are read."""
+    manifest = data.manifest
+    return [] if manifest is None else _told(lambda: check_head(manifest, data.columns, data.group_by))
 
 
 def _told(look: Any) -> list[Fault]:

@@ -35,7 +35,7 @@ def plan_disk(settings: Settings, written: Sequence[int] = ()) -> DiskPlan:
         settings.tuning.lora_config(),
         checkpoints=len(due),
         weights=settings.checkpoint.weights,
-        state=settings.memory.state,
+        stack=settings.memory,
         carried_bytes=0,  # companions are hard links
         states_standing=1 if written else 0,
     )

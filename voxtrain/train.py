@@ -206,8 +206,10 @@ def vox_module(settings: Settings) -> VoxModule:
     upstream.release_encoder()
     device = torch.device("cuda", 0) if settings.trainer.accelerator == "cuda" else torch.device("cpu")
     lora = settings.tuning if isinstance(settings.tuning, LoraTuning) else None
+    held = settings.memory.weights if lora is None else settings.memory.frozen
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[held]
     return VoxModule(
-        upstream.load_model(settings.model.folder(), lora, device, torch.float32, settings.seed),
+        upstream.load_model(settings.model.folder(), lora, device, dtype, settings.seed),
         settings.tuning,
         settings.optimizer,
         settings.schedule,
@@ -219,6 +221,8 @@ def vox_module(settings: Settings) -> VoxModule:
         state=settings.memory.state,
         autocast=settings.memory.autocast,
         activation_checkpointing=settings.memory.activation_checkpointing,
+        rounding=settings.memory.rounding,
+        seed=settings.seed,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from voxtrain.door import run_door, split_arguments
 from voxtrain.fault import DONE, Fault, InputError
-from voxtrain.manifest.row import read_manifest
+from voxtrain.manifest.usable import rows_of
 from voxtrain.memory.card import size_gib
 from voxtrain.memory.disk import DiskPlan, free_bytes, told_size
 from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, predict
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     paths, overrides = split_arguments(given.settings)
     settings, manifest = _settings(paths, overrides)
     card_gib = settings.memory.card_gib() if given.card is None else _card(given.card)
-    rows = read_manifest(manifest, settings.data.group_by) if manifest else []
+    rows = rows_of(manifest, settings.data.columns, settings.data.group_by) if manifest else []
     work, disk = plan_work(settings, rows), plan_disk(settings)
     plan = predict(work, settings.memory, disk.added_at_peak_bytes, card_gib)
     found = remedies(work, settings.memory, plan, count=2)

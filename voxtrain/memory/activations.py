@@ -2,23 +2,27 @@
 
 The terms of a decoder layer follow upstream's code (minicpm4/model.py) tensor by tensor; the constants for what lies
 outside the layers are fitted to a count of live bytes of our own loss on the CPU (full width, one to three layers, 122
-to 242 positions), whose peaks the sum meets within 10 % (without autocast 15 %). For upstream's forward of the whole
-model it meets facts measured on fake tensors within 4 %. Under LoRA it is up to a third too much, since frozen layers
-do not keep their inputs. CUDA's attention may keep other tensors: a plan traced on fake tensors will replace this.
+to 242 positions), whose peaks the sum meets within 10 % (in fp32 without autocast 15 %). For upstream's forward of the
+whole model it meets facts measured on fake tensors within 4 %. Under LoRA it is up to a third too much, since frozen
+layers do not keep their inputs. CUDA's attention may keep other tensors: a plan traced on fake tensors will
+replace this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from voxtrain.model.size import parameter_counts, shape
 
-OUTSIDE_PADDED = {True: 23.5, False: 31.0}
-"""Bytes that a padded position keeps outside the layers, per value of the language models' width, by autocast."""
-OUTSIDE_LOCAL = {True: 10.6, False: 14.1}
-"""Bytes that a token of LocEnc or LocDiT keeps outside the layers, per value of its width, by autocast."""
+Numbers = Literal["fp32", "autocast", "bf16"]
+"""What is computed with: fp32 throughout; fp32 weights under bf16 autocast; bf16 weights, where autocast has nothing to
+copy, so that the same is held with it and without (under adapters too, whose own copies are small and left out)."""
+OUTSIDE_PADDED = {"fp32": 31.0, "autocast": 23.5, "bf16": 23.6}
+"""Bytes that a padded position keeps outside the layers, per value of the language models' width."""
+OUTSIDE_LOCAL = {"fp32": 14.1, "autocast": 10.6, "bf16": 11.1}
+"""Bytes that a token of LocEnc or LocDiT keeps outside the layers, per value of its width."""
 MODULES = ("base_lm", "residual_lm", "feat_encoder", "feat_decoder")
 """The four transformers."""
 
@@ -43,22 +47,23 @@ class Activations:
     copies: int  # bf16 copies that autocast made of fp32 weights
 
 
-def activations(architecture: Mapping[str, Any], longest: Longest, *, autocast: bool, recompute: bool) -> Activations:
+def activations(architecture: Mapping[str, Any], longest: Longest, *, numbers: Numbers, recompute: bool) -> Activations:
     """Bytes of activations for one micro-batch.
 
     recompute: activation checkpointing of every decoder layer. LocEnc runs at audio positions alone, LocDiT at loss
     positions alone.
     """
-    kept = _outside(architecture, longest, autocast)
+    autocast = numbers == "autocast"
+    kept = _outside(architecture, longest, numbers)
     copies = _copies_outside(architecture) if autocast else 0
     passing = passing_copies = 0
     for name in MODULES:
         layers, tokens = shape(architecture, name)[3], _tokens(architecture, name, longest)
-        one = tokens * _layer_bytes(architecture, name, autocast)
+        one = tokens * _layer_bytes(architecture, name, numbers)
         one_copies = 2 * _layer_weights(architecture, name) if autocast else 0
-        gradient = _largest_weight(architecture, name) * (2 if autocast else 4)  # on its way to the fp32 one
+        gradient = _largest_weight(architecture, name) * (4 if numbers == "fp32" else 2)  # on its way to the kept one
         if recompute:
-            kept += layers * tokens * _input_bytes(architecture, name, autocast)
+            kept += layers * tokens * _input_bytes(architecture, name, numbers)
             if one + one_copies + gradient > passing + passing_copies:
                 passing, passing_copies = one + gradient, one_copies
         else:
@@ -79,13 +84,16 @@ def _tokens(architecture: Mapping[str, Any], name: str, longest: Longest) -> int
     return longest.padded_positions
 
 
-def _layer_bytes(architecture: Mapping[str, Any], name: str, autocast: bool) -> int:
+def _layer_bytes(architecture: Mapping[str, Any], name: str, numbers: Numbers) -> int:
     """Bytes that one token leaves behind in one decoder layer: both norms, q, k, v, attention, feed-forward."""
     width, feed, heads, _, channels = shape(architecture, name)
     queries, keys = heads * channels, _key_heads(architecture) * channels
-    if autocast:  # norms in fp32, and a bf16 copy of their result for every linear layer that reads it
-        return 26 * width + 6 * queries + 4 * keys + 8 * feed
-    return 24 * width + 12 * queries + 8 * keys + 16 * feed
+    if numbers == "fp32":
+        return 24 * width + 12 * queries + 8 * keys + 16 * feed
+    # under autocast norms are in fp32, and leave a bf16 copy of their result for every linear layer that reads it; of
+    # bf16 hidden states only the fp32 copy that a norm squares
+    norms = 26 if numbers == "autocast" else 20
+    return norms * width + 6 * queries + 4 * keys + 8 * feed
 
 
 def _key_heads(architecture: Mapping[str, Any]) -> int:
@@ -103,18 +111,18 @@ def _largest_weight(architecture: Mapping[str, Any], name: str) -> int:
     return width * max(feed, heads * channels)
 
 
-def _input_bytes(architecture: Mapping[str, Any], name: str, autocast: bool) -> int:
-    """Bytes of one token's input to a layer: fp32, but in bf16 where a linear layer under autocast made it."""
-    made_by_linear = autocast and name in ("residual_lm", "feat_decoder")
-    return shape(architecture, name)[0] * (2 if made_by_linear else 4)
+def _input_bytes(architecture: Mapping[str, Any], name: str, numbers: Numbers) -> int:
+    """Bytes of one token's input to a layer: as its weights, but bf16 where a linear layer under autocast made it."""
+    made_by_linear = numbers == "autocast" and name in ("residual_lm", "feat_decoder")
+    return shape(architecture, name)[0] * (2 if made_by_linear or numbers == "bf16" else 4)
 
 
-def _outside(architecture: Mapping[str, Any], longest: Longest, autocast: bool) -> int:
+def _outside(architecture: Mapping[str, Any], longest: Longest, numbers: Numbers) -> int:
     """Bytes kept by norms, projections, the stop head and the losses."""
-    count = OUTSIDE_PADDED[autocast] * shape(architecture, "base_lm")[0] * longest.padded_positions
+    count = OUTSIDE_PADDED[numbers] * shape(architecture, "base_lm")[0] * longest.padded_positions
     for name in ("feat_encoder", "feat_decoder"):
         tokens = _tokens(architecture, name, longest)
-        count += OUTSIDE_LOCAL[autocast] * shape(architecture, name)[0] * tokens
+        count += OUTSIDE_LOCAL[numbers] * shape(architecture, name)[0] * tokens
     return int(count)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxtrain.fault import Fault
-from voxtrain.memory.plan import STATE_BYTES, learnt_parameters
+from voxtrain.memory.plan import learnt_parameters
+from voxtrain.memory.stack import MemoryStack
+from voxtrain.memory.widths import widths
 
 RESERVE_BYTES = 64 * 2**20
 """What logs, tables and the page are given beside the weights."""
@@ -41,22 +43,24 @@ def disk_plan(
     *,
     checkpoints: int,
     weights: Literal["bf16", "fp32"],
-    state: Literal["fp32", "8bit", "paged_8bit"],
+    stack: MemoryStack,
     carried_bytes: int,
     states_standing: int,
 ) -> DiskPlan:
     """The bytes of a run.
 
     lora: upstream's LoRAConfig fields, whose weights are written in fp32; None under full fine-tuning. checkpoints:
-    numbered ones that are still to be written. weights: their dtype under full fine-tuning. carried_bytes: what a full
-    checkpoint carries beside its weights and cannot be linked (0 where hard links work).
+    numbered ones that are still to be written. weights: their dtype under full fine-tuning. stack: how a resumable
+    state is held, and so written. carried_bytes: what a full checkpoint carries beside its weights and cannot be linked
+    (0 where hard links work).
     """
     learnt = learnt_parameters(architecture, lora)
     width = 2 if lora is None and weights == "bf16" else 4
+    held = widths(stack, adapters=lora is not None)
     return DiskPlan(
         checkpoints=checkpoints,
         checkpoint_bytes=learnt * width + (carried_bytes if lora is None else 0),
-        state_bytes=int(learnt * (4 + STATE_BYTES[state])),
+        state_bytes=int(learnt * (held.learnt + held.state)),
         states_standing=states_standing,
     )
 

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from voxtrain.fault import Fault
-from voxtrain.memory.activations import Longest, activations
+from voxtrain.memory.activations import Longest, Numbers, activations
 from voxtrain.memory.stack import MemoryStack
+from voxtrain.memory.widths import Widths, widths
 from voxtrain.model.size import lora_parameter_count, parameter_counts
 
 GIB = 2**30
-STATE_BYTES = {"fp32": 8.0, "8bit": 2.07, "paged_8bit": 2.07}
-"""AdamW's state per learnt parameter (8 bits: with scales and the small tensors in fp32; measured)."""
 CONTEXT_GIB = 0.5
 """CUDA's context with the kernels that training loads. Assumed; to be measured on a card."""
 RESERVE_GIB = 0.5
@@ -41,10 +40,13 @@ class Work:
         """Parameters that learn."""
         return learnt_parameters(self.architecture, self.lora)
 
-    def held(self) -> int:
-        """Parameters on the card. The AudioVAE is not: latents are cached."""
-        adapters = 0 if self.lora is None else self.learnt()
-        return parameter_counts(self.architecture)["trainable"] + adapters
+    def frozen(self) -> int:
+        """Parameters on the card that do not learn. The AudioVAE is not there: latents are cached."""
+        return 0 if self.lora is None else parameter_counts(self.architecture)["trainable"]
+
+    def widths(self, stack: MemoryStack) -> Widths:
+        """Bytes for each of them."""
+        return widths(stack, adapters=self.lora is not None)
 
 
 def learnt_parameters(architecture: Mapping[str, Any], lora: Mapping[str, Any] | None) -> int:
@@ -102,13 +104,17 @@ def predict(work: Work, stack: MemoryStack, disk_bytes: int, card_gib: float | N
 
 def _phases(work: Work, stack: MemoryStack, on_card: bool) -> dict[str, dict[str, float]]:
     """What each phase holds, GiB by class, before overheads. Phases that hold less than these are left out."""
-    weights, gradients, state = 4 * work.held() / GIB, 4 * work.learnt() / GIB, _state_gib(work, stack)
-    resident = (
-        0.0 if stack.state == "paged_8bit" and on_card else state
-    )  # paged state is away until the optimizer steps
-    always = {"weights": weights, "optimizer_on_card": resident}
+    width = work.widths(stack)
+    weights = (width.learnt * work.learnt() + width.frozen * work.frozen()) / GIB
+    gradients, state = width.learnt * work.learnt() / GIB, _state_gib(work, stack)
+    stepping = 0.0 if stack.on_host() and on_card else state
+    # paged state is away until the optimizer steps
+    always = {"weights": weights, "optimizer_on_card": 0.0 if stack.state == "paged_8bit" and on_card else stepping}
     passing = activations(
-        work.architecture, work.longest, autocast=stack.autocast, recompute=stack.activation_checkpointing
+        work.architecture,
+        work.longest,
+        numbers=_numbers(work, stack),
+        recompute=stack.activation_checkpointing,
     )
     return {
         "load": {"weights": weights},
@@ -119,21 +125,32 @@ def _phases(work: Work, stack: MemoryStack, on_card: bool) -> dict[str, dict[str
             "activations": (passing.kept + passing.passing) / GIB,
             "autocast_copies": passing.copies / GIB,
         },
-        "end_of_backward": {**always, "gradients": gradients, "other": _embedding_gradient_gib(work)},
-        "optimizer_step": {"weights": weights, "gradients": gradients, "optimizer_on_card": state},
+        "end_of_backward": {**always, "gradients": gradients, "other": _embedding_gradient_gib(work, width)},
+        "optimizer_step": {
+            "weights": weights,
+            "gradients": gradients,
+            "optimizer_on_card": stepping,
+            "other": width.workspace_bytes / GIB,
+        },
     }
 
 
+def _numbers(work: Work, stack: MemoryStack) -> Numbers:
+    if (stack.weights if work.lora is None else stack.frozen) == "bf16":
+        return "bf16"
+    return "autocast" if stack.autocast else "fp32"
+
+
 def _state_gib(work: Work, stack: MemoryStack) -> float:
-    return work.learnt() * STATE_BYTES[stack.state] / GIB
+    return work.learnt() * work.widths(stack).state / GIB
 
 
-def _embedding_gradient_gib(work: Work) -> float:
+def _embedding_gradient_gib(work: Work, width: Widths) -> float:
     """The embedding's gradient of one micro-batch is dense, and stands beside the one that it is added to."""
     if work.lora is not None:
         return 0.0
     lm = work.architecture["lm_config"]
-    return float(4 * lm["vocab_size"] * lm["hidden_size"] / GIB)
+    return float(width.learnt * lm["vocab_size"] * lm["hidden_size"] / GIB)
 
 
 def _with_overhead(found: dict[str, float], expandable: bool, on_card: bool) -> dict[str, float]:

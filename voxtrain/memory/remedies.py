@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from voxtrain.memory.activations import Longest
 from voxtrain.memory.plan import MemoryPlan, Work, predict
@@ -23,6 +26,14 @@ ADAPTERS: Mapping[str, Any] = {
     "target_proj_modules": [],
 }
 """The adapters that `tuning=lora` is counted with; a rank more or less moves the peak by hundredths of a GiB."""
+RECOMPUTE: Mapping[str, Any] = {"activation_checkpointing": True}
+LEAN: Mapping[str, Any] = {**RECOMPUTE, "state": "paged_8bit"}
+NARROW: Mapping[str, Any] = {
+    "weights": "bf16", "frozen": "bf16", "rounding": "stochastic", "autocast": True, "activation_checkpointing": True,
+    "state": "8bit", "expandable_segments": True, "max_positions": None,
+}  # fmt: skip
+"""What `memory=16gb` sets, its card apart."""
+MASTER: Mapping[str, Any] = {"state": "host", "rounding": "nearest"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +63,36 @@ def remedies(work: Work, stack: MemoryStack, plan: MemoryPlan, count: int) -> li
 
 
 def _changes(work: Work, stack: MemoryStack) -> list[tuple[str, Work, MemoryStack]]:
-    """Single changes and the pairs that go together, in the order of how little of the run they change."""
+    """Single changes and the sets that go together, in the order of how little of the run they change."""
     row_by_row = _row_by_row(work)
-    lean = stack.model_copy(update={"activation_checkpointing": True, "state": "paged_8bit"})
     found = [
         (f"memory.max_positions={row_by_row.longest.padded_positions}", row_by_row, stack),
-        ("memory.activation_checkpointing=true", work, stack.model_copy(update={"activation_checkpointing": True})),
-        ("memory.state=8bit", work, stack.model_copy(update={"state": "8bit"})),
-        ("memory.state=paged_8bit", work, stack.model_copy(update={"state": "paged_8bit"})),
-        ("memory.activation_checkpointing=true with memory.state=paged_8bit", work, lean),
+        *_changed(work, stack, {"memory.activation_checkpointing=true": RECOMPUTE}),
+        *(_changed(work, stack, {"memory.frozen=bf16": {"frozen": "bf16"}}) if work.lora and stack.autocast else []),
+        *_changed(work, stack, {f"memory.state={state}": {"state": state} for state in ("8bit", "paged_8bit")}),
+        *_changed(work, stack, {"memory.activation_checkpointing=true with memory.state=paged_8bit": LEAN}),
     ]
     if work.lora is None:
+        card = "" if stack.card in (None, "16gb") else f" with memory.card={stack.card}"
+        found += _changed(work, stack, {f"memory=16gb{card}": NARROW})
+        if stack.weights == "bf16":
+            found += _changed(work, stack, {"memory.state=host with memory.rounding=nearest": MASTER})
         adapters = replace(work, lora=ADAPTERS)
         found += [("tuning=lora", adapters, stack)]
-        found += [("tuning=lora with memory.activation_checkpointing=true", adapters, lean)] if lean != stack else []
+        found += _changed(adapters, stack, {"tuning=lora with memory.activation_checkpointing=true": LEAN})
     return [change for change in found if change[1:] != (work, stack)]
+
+
+def _changed(
+    work: Work, stack: MemoryStack, updates: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, Work, MemoryStack]]:
+    """Those of `updates`, each under the name that it is told by, that change the stack into one that can work."""
+    found = []
+    for setting, update in updates.items():
+        with suppress(ValidationError):
+            changed = MemoryStack.model_validate({**stack.model_dump(), **update})
+            found += [(setting, work, changed)] if changed != stack else []
+    return found
 
 
 def _one_row(longest: Longest) -> int:

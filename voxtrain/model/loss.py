@@ -1,8 +1,8 @@
 """The training loss: our own forward over upstream's modules (voxcpm2.py: VoxCPM2Model.forward), equal to upstream's.
 
 What differs is work, never the result. LocEnc runs at audio positions alone and LocDiT at loss positions alone:
-upstream runs both everywhere and multiplies by zero. Random draws come with the batch. Each decoder layer can be
-recomputed in the backward pass, in all four transformers. Tests compare loss and every gradient with upstream's.
+upstream runs both everywhere and multiplies by zero. Padding and what stands at a row's end, which no loss sees, are
+left out (layers.py). Random draws come with the batch. Tests compare loss and every gradient with upstream's.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from voxtrain.batch import Draws, MicroBatch
-from voxtrain.model.upstream import MiniCPMModel, VoxCPM2Model
+from voxtrain.model.layers import ALL, patch_states, row_states
+from voxtrain.model.operators import Operators, Rows, operators
+from voxtrain.model.upstream import VoxCPM2Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +28,38 @@ class PositionLosses:
     row: Tensor  # [L] int64, the row in the micro-batch
 
 
-def position_losses(model: VoxCPM2Model, batch: MicroBatch, *, activation_checkpointing: bool) -> PositionLosses:
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """The n positions of a micro-batch that some loss position hears, one after the other; the others are left out.
+
+    Of each row these are all before its last loss position: a loss is read off the state of the position before it.
+    """
+
+    rows: Rows
+    live: Tensor  # [B, T] bool
+    text: Tensor  # places among the n of text tokens
+    audio: Tensor  # places among the n of audio patches
+    before_loss: Tensor  # [L] places among the n, each of the position before a loss position
+
+
+def position_losses(
+    model: VoxCPM2Model, batch: MicroBatch, *, activation_checkpointing: bool, kernels: str = "plain"
+) -> PositionLosses:
     """Both losses at every loss position of a micro-batch that lies on the model's device.
 
-    Computes in upstream's dtype under autocast, in that of the weights without.
+    Computes in upstream's dtype under autocast, in that of the weights without. `kernels`: see operators.py.
     """
-    dtype = compute_dtype(model, batch.text_tokens.device)
-    feats = batch.audio_feats.to(dtype)
-    lm_hidden, residual_hidden = _hidden(model, batch, feats, dtype, activation_checkpointing)
-    before_lm, before_residual, condition = (
-        _before(hidden)[batch.loss_mask] for hidden in (lm_hidden, residual_hidden, feats)
-    )
-    mu = torch.cat((model.lm_to_dit_proj(before_lm), model.res_to_dit_proj(before_residual)), dim=-1)
-    diff = _flow_loss(model, feats[batch.loss_mask], mu, condition, batch.draws, activation_checkpointing)
-    logits = model.stop_head(model.stop_actn(model.stop_proj(before_lm)))
-    stop = F.cross_entropy(logits, batch.stop_labels[batch.loss_mask], reduction="none")
-    row = batch.loss_mask.nonzero()[:, 0]
-    return PositionLosses(diff.float(), stop.float(), row)
+    device = batch.text_tokens.device
+    dtype = compute_dtype(model, device)
+    using, positions, feats = operators(kernels, device, dtype), _positions(batch), batch.audio_feats.to(dtype)
+    states, residual = _states(model, batch, positions, feats, using, activation_checkpointing)
+    mu = torch.cat((using.linear(model.lm_to_dit_proj, states), using.linear(model.res_to_dit_proj, residual)), dim=-1)
+    target, condition = feats[batch.loss_mask], _before(feats)[batch.loss_mask]
+    diff = _flow_loss(model, target, mu, condition, batch.draws, using, activation_checkpointing)
+    logits = model.stop_head(model.stop_actn(using.linear(model.stop_proj, states)))
+    # in fp32, as autocast has it: in bf16 a sure prediction's loss is 0 on the CPU, and so is half of its gradient
+    stop = F.cross_entropy(logits.float(), batch.stop_labels[batch.loss_mask], reduction="none")
+    return PositionLosses(diff.float(), stop.float(), batch.loss_mask.nonzero()[:, 0])
 
 
 def row_means(values: Tensor, row: Tensor, rows: int) -> Tensor:
@@ -61,20 +77,42 @@ def compute_dtype(model: VoxCPM2Model, device: torch.device) -> torch.dtype:
     return weights
 
 
-def _hidden(
-    model: VoxCPM2Model, batch: MicroBatch, feats: Tensor, dtype: torch.dtype, recompute: bool
+def _positions(batch: MicroBatch) -> _Positions:
+    length = batch.loss_mask.shape[1]
+    place = torch.arange(length, device=batch.loss_mask.device)
+    last = (batch.loss_mask * place).amax(dim=1, keepdim=True)  # [B, 1]
+    live = (batch.text_mask | batch.audio_mask) & (place < last)
+    row, position = live.nonzero(as_tuple=True)
+    lengths = tuple(live.sum(dim=1).tolist())
+    rows = Rows(lengths, position, row * max(lengths) + position)
+    before = torch.zeros_like(batch.loss_mask)
+    before[:, :-1] = batch.loss_mask[:, 1:]
+    audio, before_loss = batch.audio_mask[live], before[live]
+    found = _Positions(rows, live, *(mask.nonzero()[:, 0] for mask in (~audio, audio, before_loss)))
+    if len(found.before_loss) != len(batch.draws.t):
+        raise ValueError("a loss position opens its row, or there are not as many draws as loss positions")
+    return found
+
+
+def _states(
+    model: VoxCPM2Model, batch: MicroBatch, positions: _Positions, feats: Tensor, using: Operators, recompute: bool
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states of both language models, each [B, T, H]."""
-    is_audio, is_text = batch.audio_mask.unsqueeze(-1), batch.text_mask.unsqueeze(-1).to(dtype)
-    heard = model.enc_to_lm_proj(_local_encoding(model, feats[batch.audio_mask], recompute))  # [A, H]
-    lm = model.config.lm_config
-    embedded = model.base_lm.embed_tokens(batch.text_tokens) * (lm.scale_emb if lm.use_mup else 1.0)
-    audio_embedded = torch.zeros(embedded.shape, dtype=heard.dtype, device=heard.device)
-    audio_embedded = audio_embedded.masked_scatter(is_audio, heard)
-    states = _decode(model.base_lm, is_text * embedded + audio_embedded, True, recompute).to(dtype)
-    states = model.fsq_layer(states) * is_audio.to(dtype) + states * is_text
-    fused = model.fusion_concat_proj(torch.cat((states, audio_embedded), dim=-1))
-    return states, _decode(model.residual_lm, fused, True, recompute).to(dtype)
+    """States of both language models at the position before each loss position: each [L, H]."""
+    dtype, lm, live = feats.dtype, model.config.lm_config, positions.live
+    patches = feats[live][positions.audio]
+    heard = using.linear(model.enc_to_lm_proj, _local_encoding(model, patches, using, recompute))  # [A, H]
+    words = model.base_lm.embed_tokens(batch.text_tokens[live][positions.text])
+    words = words * (lm.scale_emb if lm.use_mup else 1.0)
+    both = torch.promote_types(words.dtype, heard.dtype)
+    audio = heard.new_zeros(len(positions.rows.position), heard.shape[-1]).index_copy(0, positions.audio, heard)
+    embedded = audio.to(both).index_copy(0, positions.text, words.to(both))  # [n, H]
+    states = row_states(using, model.base_lm, embedded, positions.rows, ALL, recompute=recompute).to(dtype)
+    quantised = model.fsq_layer(states.index_select(0, positions.audio))
+    states = states.index_copy(0, positions.audio, quantised.to(dtype))
+    fused = using.linear(model.fusion_concat_proj, torch.cat((states, audio), dim=-1))
+    read = positions.before_loss
+    residual = row_states(using, model.residual_lm, fused, positions.rows, read, recompute=recompute)
+    return states.index_select(0, read), residual.to(dtype)
 
 
 def _before(values: Tensor) -> Tensor:
@@ -82,16 +120,23 @@ def _before(values: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(values[:, :1]), values[:, :-1]), dim=1)
 
 
-def _local_encoding(model: VoxCPM2Model, patches: Tensor, recompute: bool) -> Tensor:
+def _local_encoding(model: VoxCPM2Model, patches: Tensor, using: Operators, recompute: bool) -> Tensor:
     """[A, P, D] -> [A, h]: each patch on its own, read off a token in front of it (locenc/local_encoder.py)."""
     encoder = model.feat_encoder
-    embedded = encoder.in_proj(patches)
+    embedded = using.linear(encoder.in_proj, patches)
     special = encoder.special_token[0].expand(len(patches), 1, -1)
-    return _decode(encoder.encoder, torch.cat((special, embedded), dim=1), False, recompute)[:, 0]
+    tokens = torch.cat((special, embedded), dim=1)
+    return patch_states(using, encoder.encoder, tokens, slice(0, 1), recompute=recompute)[:, 0]
 
 
 def _flow_loss(
-    model: VoxCPM2Model, target: Tensor, mu: Tensor, condition: Tensor, draws: Draws, recompute: bool
+    model: VoxCPM2Model,
+    target: Tensor,
+    mu: Tensor,
+    condition: Tensor,
+    draws: Draws,
+    using: Operators,
+    recompute: bool,
 ) -> Tensor:
     """[L]: squared error of the predicted flow from data to noise (locdit/unified_cfm.py: compute_loss).
 
@@ -103,40 +148,20 @@ def _flow_loss(
     t, noise = draws.t.to(target.dtype), draws.noise.to(target.dtype)
     part = t.view(-1, 1, 1)
     noisy = (1 - part) * target + part * noise
-    predicted = _estimate(model, noisy, mu, t, condition, recompute)
-    return F.mse_loss(predicted, noise - target, reduction="none").mean(dim=(1, 2))
+    predicted = _estimate(model, noisy, mu, t, condition, using, recompute)
+    error = F.mse_loss(predicted.float(), (noise - target).float(), reduction="none")
+    return error.mean(dim=(1, 2))
 
 
-def _estimate(model: VoxCPM2Model, noisy: Tensor, mu: Tensor, t: Tensor, condition: Tensor, recompute: bool) -> Tensor:
+def _estimate(
+    model: VoxCPM2Model, noisy: Tensor, mu: Tensor, t: Tensor, condition: Tensor, using: Operators, recompute: bool
+) -> Tensor:
     """[L, P, D]: LocDiT's flow (locdit/local_dit_v2.py: forward), with the time step dt at zero as in training."""
     dit = model.feat_decoder.estimator
-    x, given = dit.in_proj(noisy), dit.cond_proj(condition)
+    x, given = using.linear(dit.in_proj, noisy), using.linear(dit.cond_proj, condition)
     time = dit.time_mlp(dit.time_embeddings(t).to(x.dtype))
-    time = time + dit.delta_time_mlp(dit.time_embeddings(torch.zeros_like(t)).to(x.dtype))
+    time = time + dit.delta_time_mlp(dit.time_embeddings(t.new_zeros(1)).to(x.dtype))  # the same at all positions
     mu = mu.view(len(x), -1, x.shape[-1])
-    hidden = _decode(dit.decoder, torch.cat((mu, time.unsqueeze(1), given, x), dim=1), False, recompute)
-    flow: Tensor = dit.out_proj(hidden[:, -x.shape[1] :])
-    return flow
-
-
-def _decode(transformer: MiniCPMModel, embedded: Tensor, is_causal: bool, recompute: bool) -> Tensor:
-    """minicpm4/model.py: forward, without the list of keys and values that would keep them alive."""
-    turns = None
-    if transformer.rope_emb is not None:
-        turns = transformer.rope_emb(torch.arange(embedded.shape[1], device=embedded.device))
-
-    hidden = embedded
-    for layer in transformer.layers:
-        if recompute:
-            hidden = checkpoint(
-                _layer_output, layer, hidden, turns, is_causal, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            hidden = _layer_output(layer, hidden, turns, is_causal)
-    normed: Tensor = transformer.norm(hidden)
-    return normed
-
-
-def _layer_output(layer: nn.Module, hidden: Tensor, turns: tuple[Tensor, Tensor] | None, is_causal: bool) -> Tensor:
-    output: Tensor = layer(hidden, turns, is_causal)[0]
-    return output
+    tokens = torch.cat((mu, time.unsqueeze(1), given, x), dim=1)
+    hidden = patch_states(using, dit.decoder, tokens, slice(-x.shape[1], None), recompute=recompute)
+    return using.linear(dit.out_proj, hidden)

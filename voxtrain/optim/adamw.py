@@ -1,19 +1,17 @@
 """The settings of the config group `optimizer`: AdamW's hyperparameters.
 
-How many bits its state has, and where that lives, is `memory.state`. All parameters form one group, weight decay
-included, as upstream trains. torch and bitsandbytes are imported when an optimizer is built.
+How many bits its state has, where that lives, and how updates reach bf16 weights is the memory stack's business. All
+parameters form one group, weight decay included, as upstream trains. torch and bitsandbytes are imported when an
+optimizer is built.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field
-
-from voxtrain.fault import Fault, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +20,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-STATES = ("fp32", "8bit", "paged_8bit")
+STATES = ("fp32", "8bit", "paged_8bit", "host", "host_8bit")
+ROUNDINGS = ("nearest", "stochastic", "kahan")
 
 
 class AdamW(BaseModel, frozen=True, extra="forbid"):
@@ -33,43 +32,49 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
     eps: Positive
     weight_decay: NotNegative
 
-    def build(self, parameters: Iterable[torch.nn.Parameter], state: str) -> torch.optim.Optimizer:
-        """The optimizer of `parameters`, its state held as `state` (one of STATES) says.
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter], state: str, rounding: str, seed: int
+    ) -> torch.optim.Optimizer:
+        """The optimizer of `parameters`, which all have one dtype.
 
-        fp32: torch's. 8bit: bitsandbytes' blockwise state (tensors under 4096 values stay 32-bit). paged_8bit: the
-        same in pages that the driver moves to host memory; on the CPU nothing is paged. Raises InputError when
-        bitsandbytes cannot be imported.
+        state, one of STATES. fp32: torch's. 8bit: bitsandbytes' blockwise state (tensors under 4096 values stay
+        32-bit). paged_8bit: the same in pages that the driver moves to host memory; on the CPU nothing is paged. host,
+        host_8bit: an fp32 master of the weights and its state, of 32 or 8 bits, in host memory.
+        rounding, one of ROUNDINGS, says how updates reach bf16 weights (narrow_adamw.py); `seed` is that of the
+        stochastic one. fp32 weights take updates as they are, whatever it says.
+        Raises InputError when bitsandbytes cannot be imported, ValueError for what loses the updates of bf16 weights.
         """
         import torch
 
-        if state not in STATES:
-            raise ValueError(f"{state} is none of {STATES}")
+        if state not in STATES or rounding not in ROUNDINGS:
+            raise ValueError(f"state {state} with rounding {rounding}: known are {STATES} with {ROUNDINGS}")
         wanted = list(parameters)
+        on_host = state.startswith("host")
+        if on_host or any(parameter.dtype == torch.bfloat16 for parameter in wanted):
+            return self._narrow(wanted, state, "master" if on_host else rounding, seed)
         if state == "fp32":
             # fused: the default on CUDA takes the root of all second moments at once, 8.5 GiB under full fine-tuning
             fused = True if any(parameter.is_cuda for parameter in wanted) else None
-            return torch.optim.AdamW(
-                wanted, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=fused
-            )
+            return torch.optim.AdamW(wanted, **self.model_dump(), fused=fused)
+        return self._bitsandbytes(wanted, state)
+
+    def _narrow(self, wanted: list[torch.nn.Parameter], state: str, keeping: str, seed: int) -> torch.optim.Optimizer:
+        from voxtrain.optim.eight_bits import bitsandbytes
+        from voxtrain.optim.narrow_adamw import KEEPING, NarrowAdamW
+
+        if keeping not in KEEPING or state == "paged_8bit":
+            raise ValueError(f"state {state} with rounding {keeping} would lose the updates of bf16 weights")
+        if state.endswith("8bit"):
+            bitsandbytes(state)  # told now if it is missing, and not in the first step
+        bits = 8 if state.endswith("8bit") else 32
+        return NarrowAdamW(wanted, **self.model_dump(), bits=bits, keeping=keeping, seed=seed)
+
+    def _bitsandbytes(self, wanted: list[torch.nn.Parameter], state: str) -> torch.optim.Optimizer:
+        from voxtrain.optim.eight_bits import bitsandbytes
+
         # bitsandbytes tells every user of the CPU, at the first step, what memory.state says already
         warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-        rule = _rule_8bit(paged=state == "paged_8bit")
-        built: torch.optim.Optimizer = rule(
-            wanted, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
-        )
+        rules = bitsandbytes(state).optim
+        rule = rules.PagedAdamW8bit if state == "paged_8bit" else rules.AdamW8bit
+        built: torch.optim.Optimizer = rule(wanted, **self.model_dump())
         return built
-
-
-def _rule_8bit(*, paged: bool) -> type:
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # the import warns of 4-bit kernels, which training does not use
-    try:
-        from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
-    except (ImportError, OSError, RuntimeError) as error:
-        where = f"memory.state = {'paged_8bit' if paged else '8bit'}"
-        remedy = "install bitsandbytes, or set memory.state=fp32"
-        raise InputError(Fault(where, f"bitsandbytes cannot be imported: {error}", remedy)) from None
-    finally:
-        logger.setLevel(level)
-    return PagedAdamW8bit if paged else AdamW8bit
