@@ -2,8 +2,8 @@
 
     python -m benchmarks.audit SPEECH [--rows 20000] [--million 1000000] [--folder DIR]
 
-SPEECH is a folder with manifest.jsonl and its audio. Its clips are linked again and again into a folder of their own, so
-that every row has its own file. What is compared takes turns in this process, and the best time of each counts.
+SPEECH is a folder with manifest.jsonl and its audio. Its clips are linked again and again into a folder of their own,
+so that every row has its own file. What is compared takes turns in this process, and the best time of each counts.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class KnownSounds:
 def judged(lines: list[Line], sounds: Mapping[str, Sound], clean: CleanRules, chunk_rows: int = 100) -> Evidence:
     """What is found in records whose audio sounds as it is said; grouped by `parent`."""
     grouping = parse_group_by("parent")
-    judge = Judge(Job(Path("/clips"), columns(), grouping, clean, {}, None), KnownSounds(sounds))
+    judge = Judge(Job(Path("/clips"), columns(), grouping, clean, {}, None, None), KnownSounds(sounds))
     gathering, spool = Gathering(grouping.width), Spool(Path(tempfile.gettempdir()))
     for start in range(0, len(lines), chunk_rows):
         one = judge.judge(Told(lines[start : start + chunk_rows], 1.0), only_read=False)

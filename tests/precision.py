@@ -64,6 +64,7 @@ def module(folder: Path, tuning: FullTuning | LoraTuning, held: MemoryStack, lr:
         WarmupCosine(warmup_steps=0, final_share=1.0),
         weights_diff=1.0,
         weights_stop=1.0,
+        weight_stop_positive=1.0,
         loss_normalisation="per_row",
         max_grad_norm=1.0,
         total_steps=100,

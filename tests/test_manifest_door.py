@@ -14,6 +14,7 @@ from manifest_material import clean_rules, columns, grouped_split, write_lines
 import voxtrain.manifest.__main__ as door
 from voxtrain.durable import read_json
 from voxtrain.fault import InputError
+from voxtrain.preflight import plan_start, world_faults
 
 
 @pytest.fixture
@@ -78,6 +79,11 @@ def test_arguments_and_manifest_are_told_together(composed: Any, manifest: Path,
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="this is a file"):
         door.main([f"out={tmp_path / 'file'}"])
+
+
+def test_the_front_door_tells_a_list_to_exclude_that_is_missing(manifest: Path, tmp_path: Path) -> None:
+    given = ["+recipe=demo", f"data.manifest={manifest}", f"clean.exclude={tmp_path}/none.jsonl"]
+    assert [fault.where for fault in world_faults(plan_start(given))] == [f"clean.exclude = {tmp_path}/none.jsonl"]
 
 
 def test_as_a_process_it_imports_no_torch(manifest: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def job_of(manifest: Path) -> Job:
-    return Job(manifest.parent, columns(), parse_group_by(["parent", "speaker"]), clean_rules(), {}, None)
+    return Job(manifest.parent, columns(), parse_group_by(["parent", "speaker"]), clean_rules(), {}, None, None)
 
 
 def alone(job: Job) -> Judge:

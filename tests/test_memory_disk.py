@@ -91,6 +91,7 @@ def test_the_arithmetic_is_what_the_tiny_model_writes(tiny: Any, tiny_folder: Pa
     model = upstream.load_model(tiny_folder, tuning if lora else None, torch.device("cpu"), torch.float32)
     module = VoxModule(
         model, tuning, settings.optimizer, settings.schedule, weights_diff=1.0, weights_stop=1.0,
+        weight_stop_positive=1.0,
         loss_normalisation="per_row", max_grad_norm=1.0, total_steps=1, state="fp32", autocast=False,
         activation_checkpointing=False,
     )  # fmt: skip

@@ -173,6 +173,8 @@ class TestAdapters:
         assert found["bf16"][1] == pytest.approx(found["fp32"][1], abs=0.02 * gain)
 
 
+COMPARED = ("fp32", "8bit", "stochastic", "stochastic_8bit", "kahan")
+"""The others' updates are equal to these ones' (test_optim_narrow_adamw.py)."""
 STEPS = 150
 """Updates of each stack in the comparison."""
 LR = 1e-4
@@ -196,7 +198,7 @@ def grown(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def curves(grown: Path, request: pytest.FixtureRequest) -> dict[str, float]:
     """The validation loss that each stack ends with, and `start`; the same rows and draws for all."""
     ends = {}
-    for name in (*STACKS, "plain"):
+    for name in (*COMPARED, "plain"):
         held = stack("stochastic" if name == "plain" else name)
         model = loaded(grown, FullTuning(), held)
         optimizer = plain_bf16(model, LR) if name == "plain" else optimizer_of(model, held, LR, request.param)
@@ -220,11 +222,10 @@ class TestLearning:
         assert curves["start"] - curves["plain"] < 0.7 * gain
 
     def test_every_stack_learns_as_fp32_weights_do(self, curves: dict[str, float]) -> None:
-        """Within 1 % of what training gains: what 8-bit state costs on fp32 weights is of that order."""
+        """Worse by no more than 1 % of what training gains; seen are -0.9 to +0.3 %, of 8-bit state on fp32 -0.7 %."""
         gain = curves["start"] - curves["fp32"]
-        print({name: round(loss - curves["fp32"], 5) for name, loss in curves.items()})
-        for name in STACKS:
-            assert curves[name] == pytest.approx(curves["fp32"], abs=0.01 * gain), name
+        for name in COMPARED:
+            assert -0.03 * gain < curves[name] - curves["fp32"] < 0.01 * gain, name
 
 
 def test_plain_bf16_loses_real_updates(tiny_folder: Path) -> None:

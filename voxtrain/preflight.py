@@ -18,6 +18,7 @@ from voxtrain.data.demo_speech import DemoSource
 from voxtrain.data.source import ManifestSource
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
+from voxtrain.manifest.exclude import read_exclude
 from voxtrain.manifest.usable import check_head
 from voxtrain.memory.disk import disk_faults
 from voxtrain.model.released import ReleasedModel
@@ -105,7 +106,7 @@ def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
     if not start.resumes:
         if not in_sweep:
             faults += _folder_faults(start.run.root)
-        faults += _manifest_faults(settings.data)
+        faults += _manifest_faults(settings.data) + _told(lambda: read_exclude(settings.clean.exclude))
     faults += _told(settings.logger.check)
     faults += _device_faults(settings)
     faults += disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)

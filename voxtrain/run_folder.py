@@ -66,6 +66,21 @@ class RunFolder:
         return self.root / "report.html"
 
     @property
+    def outliers(self) -> Path:
+        """What stood out in training."""
+        return self.root / "outliers"
+
+    @property
+    def outlier_rows(self) -> Path:
+        """One line per suspected row, JSONL: what `clean.exclude` takes."""
+        return self.outliers / "exclude.jsonl"
+
+    @property
+    def row_visits(self) -> Path:
+        """One line per step, its rows with their losses, append-only."""
+        return self.outliers / "rows.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Numbered checkpoints and the link `latest`."""
         return self.root / "checkpoints"
@@ -145,7 +160,7 @@ class RunFolder:
 
     def outlier(self, step: int) -> Path:
         """The rows behind a spike at `step`, JSON."""
-        return self.root / "outliers" / f"{step_name(step)}.json"
+        return self.outliers / f"{step_name(step)}.json"
 
     def samples(self, step: int) -> Path:
         """The folder of the WAV files made from one checkpoint."""

@@ -215,6 +215,7 @@ def vox_module(settings: Settings) -> VoxModule:
         settings.schedule,
         weights_diff=settings.train.loss_weights.diff,
         weights_stop=settings.train.loss_weights.stop,
+        weight_stop_positive=settings.train.loss_weights.stop_positive,
         loss_normalisation=settings.train.loss_normalisation,
         max_grad_norm=settings.train.max_grad_norm,
         total_steps=settings.train.total_steps(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from re import _constants as codes  # type: ignore[attr-defined]  # private, as the parser is; see first_letters
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ class Boilerplate:
     name: ClassVar[str] = "boilerplate"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beginnings", Beginnings(self.patterns))
+        object.__setattr__(self, "beginnings", _beginnings(self.patterns))
 
     def finding(self, candidate: Candidate) -> Finding | None:
         """Value: the text; threshold: the pattern that matches it, or its first sentence."""
@@ -80,6 +81,12 @@ class Beginnings:
             fit = (text for text, first in self._letters if not letter or first is None or letter in first)
             beginnings = self._by_letter[letter] = _alternation(fit)
         return beginnings.match(text) is not None
+
+
+@lru_cache(maxsize=4)
+def _beginnings(patterns: tuple[re.Pattern[str], ...]) -> Beginnings:
+    """Made once: the settings build their rules several times."""
+    return Beginnings(patterns)
 
 
 def _alternation(patterns: Iterable[str]) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ from voxtrain.manifest.formats import chunks
 from voxtrain.manifest.group import Grouping
 from voxtrain.manifest.judge import Job, Judged
 from voxtrain.manifest.progress import told_share
+from voxtrain.manifest.recall import Kept, keep
 from voxtrain.manifest.sounds import Remembered, forget, prepare_memory, remember
 from voxtrain.manifest.spool import Spool
 from voxtrain.manifest.usable import SHOWN_FAULTS, file_faults, repeated_faults
@@ -23,6 +24,7 @@ CHUNK_ROWS = 1024
 DECODED_ROWS = 256  # in a chunk, where audio is decoded: some milliseconds a row
 FRESH_AT_MOST = 50_000  # sounds held back before they are written to the database
 FRESH_S = 20.0  # and seconds
+KEPT_AT_MOST = 64  # judged chunks: half a MiB each
 
 
 def gather(
@@ -39,11 +41,12 @@ def gather(
     Raises InputError with all that makes the whole file unusable.
     """
     memory = sound_memory if prepare_memory(sound_memory) else None
-    job = Job(manifest.parent, columns, grouping, clean, excluded, memory)
+    judged_before = None if memory is None else memory.with_name("judged.sqlite")
+    job = Job(manifest.parent, columns, grouping, clean, excluded, memory, judged_before)
     gathering = Gathering(grouping.width)
     parts = judged(chunks(manifest, DECODED_ROWS if clean.decode else CHUNK_ROWS), job)
     what = "decoding audio" if clean.decode else "reading audio headers"
-    for one in _remembered(told_share(parts, lambda part: part.done, what), memory):
+    for one in _remembered(told_share(parts, lambda part: part.done, what), job):
         spool.add(one.spool)
         gathering.add(one)
     corpus = gathering.whole()
@@ -55,25 +58,32 @@ def gather(
     return corpus, gathering.excluded
 
 
-def _remembered(parts: Iterator[Judged], memory: Path | None) -> Iterator[Judged]:
-    """The same; what was newly read of audio files is written to the database now and then, and at the end."""
+def _remembered(parts: Iterator[Judged], job: Job) -> Iterator[Judged]:
+    """The same; what was newly read and judged is written to the databases now and then, and at the end."""
     fresh: list[Remembered] = []
+    kept: list[Kept] = []
+    memory = job.memory
     last_s, is_broken = time.monotonic(), False
     try:
         for part in parts:
             yield part
             fresh += part.fresh
+            kept += [part.kept] if part.kept is not None else []
             if part.memory_is_broken and memory is not None and not is_broken:
                 is_broken = True
                 forget(memory)
-            if len(fresh) > FRESH_AT_MOST or (fresh and time.monotonic() - last_s > FRESH_S):
-                _write(memory, fresh)
+            is_late = bool(fresh) and time.monotonic() - last_s > FRESH_S
+            if len(fresh) > FRESH_AT_MOST or len(kept) > KEPT_AT_MOST or is_late:
+                _write(job, fresh, kept)
                 last_s = time.monotonic()
     finally:
-        _write(memory, fresh)
+        _write(job, fresh, kept)
 
 
-def _write(memory: Path | None, fresh: list[Remembered]) -> None:
-    if memory is not None and fresh:
-        remember(memory, fresh)
+def _write(job: Job, fresh: list[Remembered], kept: list[Kept]) -> None:
+    if job.memory is not None and fresh:
+        remember(job.memory, fresh)
+    if job.chunks is not None and kept:
+        keep(job.chunks, kept)
     fresh.clear()
+    kept.clear()

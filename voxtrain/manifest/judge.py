@@ -10,7 +10,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from voxtrain.manifest.columns import Columns
 from voxtrain.manifest.crossing import numbered
 from voxtrain.manifest.formats import Chunk
 from voxtrain.manifest.group import NO_GROUP, Grouping
+from voxtrain.manifest.recall import Chunks, Kept
 from voxtrain.manifest.row import ReadRow, RowReader
 from voxtrain.manifest.rules import Candidate, Finding
 from voxtrain.manifest.scripts import SCRIPTS, spoken
@@ -74,6 +75,12 @@ class Job:
     clean: CleanRules
     excluded: Mapping[str, str]  # by id: where it is said
     memory: Path | None  # the database of sounds
+    chunks: Path | None  # the database of chunks judged before
+
+    def basis(self) -> bytes:
+        """All that rows are judged by, besides what they say and the files that they name."""
+        named = (self.columns.model_dump(), self.grouping.value, self.clean.model_dump(mode="json"))
+        return orjson.dumps([str(self.folder), *named, sorted(self.excluded.items())], option=orjson.OPT_SORT_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Judged:
     columns: set[str]  # that any row has
     excluded: set[str]  # ids that rows have
     fresh: list[Remembered]
+    kept: Kept | None  # what to remember of the chunk as a whole
     memory_is_broken: bool
     done: float  # share of the file that lies before the end of the chunk
 
@@ -97,22 +105,33 @@ class Judge:
 
     def __init__(self, job: Job, memory: Sounds) -> None:
         self._job, self._memory = job, memory
+        self._chunks = Chunks(job.chunks, job.basis())
         self._reader = RowReader(job.folder, job.columns, job.grouping)
         self._rules, self._reports = job.clean.row_rules(), job.clean.reports()
         self._bit = {name: 1 << place for place, name in enumerate(job.clean.rule_names())}
         self._report_bit = {rule.name: 1 << place for place, rule in enumerate(self._reports)}
 
     def close(self) -> None:
-        """Let go of the database of sounds."""
+        """Let go of the databases."""
         self._memory.close()
+        self._chunks.close()
 
     def judge(self, chunk: Chunk, only_read: bool) -> Judged:
         """What becomes of the rows of a chunk. only_read: the file is unusable already, so no audio is looked at."""
+        recalled = None if only_read else self._chunks.recall(chunk)
+        if recalled is not None:
+            rows, spool, labels, codes, columns, excluded = recalled
+            table = np.frombuffer(rows, dtype=ROW)
+            return Judged(table, spool, labels, codes, [], columns, excluded, [], None, False, chunk.done)
+        return self._judged(chunk, only_read)
+
+    def _judged(self, chunk: Chunk, only_read: bool) -> Judged:
         lines = chunk.lines()
         broken = [(line, record) for line, record in lines if type(record) is str]
         columns = set[str]().union(*{tuple(record) for _, record in lines if type(record) is dict})
         read = [self._reader.read(record, line) for line, record in lines if type(record) is dict]
-        heard = {} if only_read else self._memory.hear(_paths(read))
+        paths = _paths(read)
+        heard = {} if only_read else self._memory.hear(paths)
         table, spool, excluded = bytearray(), bytearray(), set[str]()
         for one in read:
             table += self._row(one, heard, spool, excluded)
@@ -120,7 +139,8 @@ class Judge:
         fresh, self._memory.fresh = self._memory.fresh, []
         rows = np.frombuffer(bytes(table), dtype=ROW)
         broke = self._memory.is_broken
-        return Judged(rows, bytes(spool), labels, codes, broken, columns, excluded, fresh, broke, chunk.done)
+        judged = Judged(rows, bytes(spool), labels, codes, broken, columns, excluded, fresh, None, broke, chunk.done)
+        return judged if only_read else replace(judged, kept=self._chunks.kept(chunk, judged, paths, heard))
 
     def _row(self, read: ReadRow, heard: Mapping[str, Heard], spool: bytearray, excluded: set[str]) -> bytes:
         """The numbers of a row, packed; what is to be read again goes to the spool."""

@@ -60,7 +60,7 @@ class SoundMemory:
     """Sounds of paths, read from the files where they are not remembered. path: of the database; None: without one."""
 
     def __init__(self, path: Path | None, decode: bool) -> None:
-        self._database = None if path is None else _connect(path, "ro")
+        self._database = None if path is None else connect(path, "ro")
         self._decode = decode
         self._at_hand: dict[str, Heard] = {}
         self.fresh: list[Remembered] = []
@@ -123,7 +123,7 @@ def prepare_memory(path: Path) -> bool:
 def remember(path: Path, fresh: Sequence[Remembered]) -> bool:
     """Add what was read, in one transaction; a damaged database is made anew. Whether it could be done."""
     for _ in range(2):
-        database = _connect(path, "rwc")
+        database = connect(path, "rwc")
         if database is None:
             return False
         try:
@@ -149,7 +149,8 @@ def forget(path: Path) -> None:
             return
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection | None:
+def connect(path: Path, mode: str) -> sqlite3.Connection | None:
+    """A database at `path`, opened as SQLite's URIs name it (ro, rwc); None where there is none, or none can be."""
     try:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=WAIT_S)
     except sqlite3.Error:

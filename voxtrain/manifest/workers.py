@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -114,14 +115,23 @@ class _Worker:
 
     @classmethod
     def begin(cls, job: Job) -> None:
-        """Ready itself; an interrupt from the keyboard is the main process's to answer."""
+        """Ready itself; an interrupt from the keyboard is the main process's to answer, and its death ends this one."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_follow_parent, daemon=True).start()
         cls.judge = _judge(job)
 
     @classmethod
     def work(cls, chunk: Chunk, only_read: bool) -> Judged:
         """One chunk."""
         return cls.judge.judge(chunk, only_read)
+
+
+def _follow_parent() -> None:
+    """A worker that waits for its next task would outlive a main process that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _judge(job: Job) -> Judge:

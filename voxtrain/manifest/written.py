@@ -7,6 +7,7 @@ them, neither file, samples nor the beginning of the path: those are copied to t
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,9 +18,11 @@ from voxtrain.durable import stream_whole
 from voxtrain.manifest.certificate import Certificate
 from voxtrain.manifest.decide import Split
 from voxtrain.manifest.evidence import Evidence, reject_line, report_lines
+from voxtrain.manifest.progress import told
 from voxtrain.run_folder import SPLITS, DataFolder
 
 TRAIN = 0  # its place in SPLITS
+BLOCK_ROWS = 8192  # between two looks at the clock
 
 
 def write_findings(folder: DataFolder, evidence: Evidence) -> None:
@@ -58,15 +61,18 @@ def _write_training(
     )
     codes = split.groups.codes[places].tolist()
     ends: dict[int, bytes] = {}  # of the line, by group
-    for code, show, (record, _) in zip(codes, shown.tolist(), evidence.spool.some(places), strict=True):
-        end = ends.get(code)
-        if end is None:
-            end = ends[code] = b',"group":' + orjson.dumps(names[code]) + b"}\n"
-        file.write(record[:-1] + end)
-        if show:
-            whole = orjson.loads(record)
-            whole["group"] = names[code]
-            certificate.add(SPLITS[TRAIN], whole)
+    rows = zip(codes, shown.tolist(), evidence.spool.some(places), strict=True)
+    blocks = -(-len(places) // BLOCK_ROWS)
+    for block in told((islice(rows, BLOCK_ROWS) for _ in range(blocks)), blocks, "writing the splits"):
+        for code, show, (record, _) in block:
+            end = ends.get(code)
+            if end is None:
+                end = ends[code] = b',"group":' + orjson.dumps(names[code]) + b"}\n"
+            file.write(record[:-1] + end)
+            if show:
+                whole = orjson.loads(record)
+                whole["group"] = names[code]
+                certificate.add(SPLITS[TRAIN], whole)
     certificate.pass_over(SPLITS[TRAIN], len(places) - int(shown.sum()))
 
 

@@ -19,18 +19,18 @@ class OutlierFolder:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self.root = run.outlier(0).parent
+        self.root = run.outliers
         self._named: list[dict[str, Any]] = []  # lines of exclude.jsonl
 
     @property
     def exclude(self) -> Path:
         """One line per suspected row: id, step, why. What `clean.exclude` takes."""
-        return self.root / "exclude.jsonl"
+        return self._run.outlier_rows
 
     @property
     def visits(self) -> Path:
         """One line per step: its rows with their losses, append-only."""
-        return self.root / "rows.jsonl"
+        return self._run.row_visits
 
     def steps(self) -> list[int]:
         """The steps that have a trace, ascending."""

@@ -54,7 +54,7 @@ def _run(function: Any, *arguments: Any) -> Tensor:
     return result
 
 
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """[n, k] times the transpose of [m, k]: [n, m]. Either may be a transposed view."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return result
@@ -64,7 +64,7 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(values, weight)
-        return _product(values, weight, bias)
+        return product(values, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -72,7 +72,7 @@ class _Linear(Function):
         values, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         wanted = ctx.needs_input_grad
-        of_values = _product(gradient, weight.t()) if wanted[0] else None
+        of_values = product(gradient, weight.t()) if wanted[0] else None
         of_weight = _weight_gradient(gradient, values) if wanted[1] else None
         of_bias = gradient.sum(dim=0) if wanted[2] else None
         return of_values, of_weight, of_bias
@@ -82,7 +82,7 @@ def _weight_gradient(gradient: Tensor, values: Tensor) -> Tensor:
     """[outputs, inputs], by the faster library: measured, that is MKL where there are more outputs than inputs."""
     if gradient.shape[1] > values.shape[1]:
         return torch.mm(gradient.t(), values)
-    return _product(gradient.t(), values.t())
+    return product(gradient.t(), values.t())
 
 
 class _RmsNorm(Function):

@@ -106,4 +106,4 @@ def _attended(
 
 def _some(tokens: Tensor, asking: Read) -> Tensor:
     """[N, S, H] -> [N, asking, H]."""
-    return tokens.index_select(1, asking) if isinstance(asking, Tensor) else tokens[:, asking]
+    return tokens.index_select(1, asking) if isinstance(asking, Tensor) else tokens[:, asking].contiguous()

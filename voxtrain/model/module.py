@@ -52,7 +52,7 @@ class VoxModule(pl.LightningModule):
         state: str,
         autocast: bool,
         activation_checkpointing: bool,
-        weight_stop_positive: float = 1.0,
+        weight_stop_positive: float,
         rounding: str = "nearest",
         seed: int = 0,
     ) -> None:

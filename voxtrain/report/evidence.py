@@ -98,7 +98,7 @@ def read_evidence(run: RunFolder) -> Evidence:
 
     data = DataFolder(run.data)
     held_out = read(data.rows("validation"), read_jsonl, list)
-    outliers = run.outlier(0).parent
+    outliers = run.outliers
     traces = [read(path, read_json, dict) for path in sorted(outliers.glob("step_*.json"))]
     return Evidence(
         run=run,
@@ -114,7 +114,7 @@ def read_evidence(run: RunFolder) -> Evidence:
         checkpoints=sorted(read(run.evaluated_checkpoints, _table, list) or [], key=lambda row: number(row["step"])),
         validation_ids=None if held_out is None else tuple(sorted(str(row.get("id")) for row in held_out)),
         traces=[trace for trace in traces if trace is not None] if outliers.is_dir() else None,
-        excluded=[line for line in read(outliers / "exclude.jsonl", read_jsonl, list) or [] if isinstance(line, dict)],
+        excluded=[line for line in read(run.outlier_rows, read_jsonl, list) or [] if isinstance(line, dict)],
         unreadable=unreadable,
     )
 
