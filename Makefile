@@ -66,7 +66,7 @@ lint: $(COMPLETE)
 	$(VENV)/bin/ruff format --check .
 
 types: $(COMPLETE)
-	$(VENV)/bin/mypy --strict voxtrain
+	$(VENV)/bin/mypy --strict voxtrain benchmarks
 
 constraints: $(COMPLETE) ## resolve pyproject.toml anew and write constraints.txt
 	@$(VENV)/bin/python -c 'import sys; sys.version_info[:2] == (3, 11) or \

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import soundfile
 
+from benchmarks.latents import latents
 from benchmarks.machine import machine
 from benchmarks.process_tree import Tree, run_watched
 from voxtrain.manifest.prepare import prepare
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         everything(manifest, files, scratch)
         if given.million:
             large(rows, scratch, given.million)
+        latents(given.speech, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0

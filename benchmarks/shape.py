@@ -22,7 +22,7 @@ from voxtrain.settings import compose
 
 SHAPE = Path(__file__).parent / "shape_90m.json"
 VOCABULARY = 1500
-"""Tokens, learnt from the transcripts: about 4 characters of English a token, as vocabularies of released models give. With a
+"""Tokens, learnt from the transcripts: about 4 characters of English each, as released models have them. With a
 token for each letter upstream would look worse than it is: it works as hard at text positions as elsewhere."""
 SEED = 1
 
@@ -40,7 +40,9 @@ def read_shape(path: Path) -> dict[str, Any]:
 
 def released_shape() -> dict[str, Any]:
     """The architecture of the released VoxCPM 2."""
-    architecture: dict[str, Any] = dict(compose(["model.path=."]).plain["model"]["architecture"])
+    architecture: dict[str, Any] = dict(
+        compose(["model.path=.", "data.manifest=rows.jsonl"]).plain["model"]["architecture"]
+    )
     return architecture
 
 
@@ -48,7 +50,9 @@ def build_folder(folder: Path, architecture: dict[str, Any], texts: Sequence[str
     """Write a model folder as upstream's `from_local` wants it, its tokenizer learnt from `texts`."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(architecture), encoding="utf-8")
-    _learnt_tokenizer(texts).save(str(folder / "tokenizer.json"))
+    _learnt_tokenizer(texts, min(VOCABULARY, architecture["lm_config"]["vocab_size"])).save(
+        str(folder / "tokenizer.json")
+    )
     names = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
@@ -62,12 +66,12 @@ def build_folder(folder: Path, architecture: dict[str, Any], texts: Sequence[str
     return folder
 
 
-def _learnt_tokenizer(texts: Sequence[str]) -> Tokenizer:
+def _learnt_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Byte-pair encoding. Tokens 101 to 104 open and close audio: they are in the vocabulary, and in no text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="first")
     spare = [f"<spare_{token}>" for token in range(3, 101)]
     special = ["<unk>", "<s>", "</s>", *spare, "<audio>", "</audio>", "<reference>", "</reference>"]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

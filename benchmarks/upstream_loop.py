@@ -52,24 +52,24 @@ class UpstreamLoop:
             self.optimizer, num_warmup_steps=TOTAL_STEPS // 10, num_training_steps=TOTAL_STEPS
         )
         self.clock, self.rows = clock, len(rows)
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # by part, over all steps
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # by part, over all calls of `step`
         self.packed = [self.processor(batch) for batch in self._batches()]
 
     def step(self) -> None:
         """One optimizer step over all rows."""
-        self._step(self.processor(batch) for batch in self._batches())
+        self._step((self.processor(batch) for batch in self._batches()), self.seconds)
 
     def step_with_latents_at_hand(self) -> None:
         """The same over rows that were encoded and packed before."""
-        self._step(self.packed)
+        self._step(self.packed, defaultdict(float))
 
     def _batches(self) -> Iterable[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pinned memory where there is no GPU
             yield from self.loader
 
-    def _step(self, packed: Iterable[dict[str, torch.Tensor]]) -> None:
-        with self.clock.told(self.seconds) as split:
+    def _step(self, packed: Iterable[dict[str, torch.Tensor]], seconds: defaultdict[str, float]) -> None:
+        with self.clock.told(seconds) as split:
             self.optimizer.zero_grad(set_to_none=True)
             for batch in packed:
                 split("audio to latents, packing")

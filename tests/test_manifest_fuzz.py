@@ -148,9 +148,11 @@ def test_a_hundred_manifests_end_in_a_ledger_or_a_clear_fault(folder: Path) -> N
     assert set(ends_of(range(100), folder)) == {"fault", "refused", "ledger"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("quick")
-def test_any_manifest_ends_in_a_ledger_or_a_clear_fault(folder: Path) -> None:
-    ends = ends_of(range(100, MANIFESTS), folder)
+@pytest.mark.parametrize(
+    "manifests", [pytest.param(500, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.torture)]
+)
+def test_any_manifest_ends_in_a_ledger_or_a_clear_fault(folder: Path, manifests: int) -> None:
+    ends = ends_of(range(100, 100 + manifests), folder)
     assert min(ends[end] for end in ("fault", "refused", "ledger")) > manifests // 50, ends

@@ -70,6 +70,8 @@ def _patch_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _row_attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
     """One call for all rows, padded: what stands behind a row's end is heard by no position of it."""
+    if len(rows.lengths) == 1:
+        return _attention(q, k, v, is_causal=True)
     shape = (len(rows.lengths), max(rows.lengths))
     heard = _attention(*(_padded(heads, rows.padded, shape) for heads in (q, k, v)), is_causal=True)
     return heard.flatten(0, 1).index_select(0, rows.padded).unsqueeze(0)
