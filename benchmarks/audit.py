@@ -22,7 +22,6 @@ from pathlib import Path
 
 import soundfile
 
-from benchmarks.latents import latents
 from benchmarks.machine import machine
 from benchmarks.process_tree import Tree, run_watched
 from voxtrain.manifest.prepare import prepare
@@ -57,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         everything(manifest, files, scratch)
         if given.million:
             large(rows, scratch, given.million)
+        from benchmarks.latents import latents  # late: worker processes import this module, and torch takes seconds
+
         latents(given.speech, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -51,6 +51,7 @@ def threads() -> Any:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_whole_comparison(
     speech: Path, tiny: Any, tmp_path: Path, threads: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,7 @@ def test_checkpointing_changes_nothing_in_bf16(tiny_folder: Path) -> None:
     assert all(torch.equal(gradients[name], others[name]) for name in gradients)
 
 
+@pytest.mark.slow
 def test_gradients_of_eight_micro_batches_add_up_in_bf16(tiny_folder: Path) -> None:
     """The loss in precision is that of rounding once to bf16, and no more than twice of it: fp32 sums are not worth it.
 
@@ -140,6 +141,7 @@ def test_the_norm_of_bf16_gradients_is_an_fp32_number() -> None:
 
 
 class TestAdapters:
+    @pytest.mark.slow
     def test_a_bf16_base_gives_nearly_the_loss_of_an_fp32_one(self, tiny_folder: Path) -> None:
         """Under autocast both multiply in bf16; with a bf16 base the sums between layers are bf16 too."""
         held = stack("stochastic")
