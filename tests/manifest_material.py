@@ -78,12 +78,18 @@ class KnownSounds:
     """Sounds that need no files: each path is a file of its own."""
 
     def __init__(self, sounds: Mapping[str, Sound]) -> None:
-        self._heard = {path: Heard(sound, place, 1, place) for place, (path, sound) in enumerate(sounds.items())}
+        self._heard = {path: Heard(sound, place, 1, place, 1, 1) for place, (path, sound) in enumerate(sounds.items())}
         self.fresh: list[Any] = []
         self.is_broken = False
 
     def hear(self, paths: Iterable[str]) -> Mapping[str, Heard]:
         return {path: self._heard[path] for path in paths}
+
+    def begin(self, paths: Iterable[str]) -> None:
+        pass
+
+    def read_alone(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

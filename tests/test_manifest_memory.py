@@ -36,9 +36,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were opened."""
     paths: list[str] = []
 
-    def read(path: str, decode: bool) -> Sound:
+    def read(path: str, decode: bool, status: os.stat_result | None = None) -> Sound:
         paths.append(path)
-        return read_sound(path, decode)
+        return read_sound(path, decode, status)
 
     monkeypatch.setattr(sounds, "read_sound", read)
     return paths

@@ -30,9 +30,9 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     judge = Judge._judged
 
-    def counted(self: Judge, chunk: Any, only_read: bool) -> Any:
+    def counted(self: Judge, chunk: Any, looked: Any, only_read: bool) -> Any:
         counts.append(len(chunk.lines()))
-        return judge(self, chunk, only_read)
+        return judge(self, chunk, looked, only_read)
 
     monkeypatch.setattr(Judge, "_judged", counted)
     return counts

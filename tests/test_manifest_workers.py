@@ -79,7 +79,7 @@ def test_workers_say_what_this_process_says_and_their_death_costs_nothing(manife
             time.sleep(0.02)
         judge = alone(job)
         assert said(pool.judged(iter(parts), judge, False)) == said(judge.judge(part, False) for part in parts)
-        parts[3:3] = [Deadly()]
+        parts[:0] = [Deadly()]  # the first goes to a worker
         assert said(pool.judged(iter(parts), judge, False)) == said(judge.judge(part, False) for part in parts)
     finally:
         pool.close()
@@ -89,7 +89,8 @@ def test_without_workers_this_process_does_it_all(manifest: Path, monkeypatch: p
     job = job_of(manifest)
     monkeypatch.setattr(workers, "WORTH_S", -1.0)
     monkeypatch.setattr(workers, "FIRST_LOOK_S", -1.0)
-    monkeypatch.setattr(workers, "workers", lambda: 2)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "WORTH_BESIDE_THREADS_S", -1.0)
     tried = []
 
     def none(*_: object, **__: object) -> None:
@@ -100,3 +101,17 @@ def test_without_workers_this_process_does_it_all(manifest: Path, monkeypatch: p
     judge = alone(job)
     assert said(judged(chunks(manifest, 1), job)) == said(judge.judge(part, False) for part in chunks(manifest, 1))
     assert tried == [1]
+
+
+def test_threads_hear_what_one_thread_hears(manifest: Path, tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a.wav", "missing.wav", "b.wav")]
+    paths += [str(write_tone(tmp_path / f"{n}.wav", 0.1 + n / 100)) for n in range(20)]
+    alone, together = SoundMemory(None, True), SoundMemory(None, True, threads=3)
+    for first in range(0, len(paths), 7):
+        together.begin(paths[first : first + 7])  # it need not be asked for in one go, nor at all
+    assert {path: together.hear([path])[path] for path in paths[:-2]} == {
+        path: alone.hear(paths)[path] for path in paths[:-2]
+    }
+    assert sorted(together.fresh)[:3] == sorted(alone.fresh)[:3]
+    together.close()
+    alone.close()

@@ -20,6 +20,9 @@ from voxtrain.run_folder import DataFolder
 if TYPE_CHECKING:
     from voxtrain.settings import Settings
 
+USES = ("data", "clean", "split", "seed", "train.batch_size", "train.grad_accum", "recipe")
+"""The settings that this door makes use of, beside `out`."""
+
 
 def main(arguments: list[str]) -> int:
     """Prepare the manifest that the arguments name, or compare two audits; returns the exit code. Raises InputError."""
@@ -43,11 +46,14 @@ def main(arguments: list[str]) -> int:
 
 def _settings(overrides: list[str], faults: list[Fault]) -> Settings:
     """The settings; where arguments are wrong, those faults and all others that can be found."""
+    from voxtrain.composition import unused_overrides
     from voxtrain.manifest.usable import check_head
     from voxtrain.settings import compose
 
+    idle = unused_overrides(overrides, USES)
+    faults, unused = [*faults, *idle], {fault.where for fault in idle}
     try:
-        settings = compose(overrides)
+        settings = compose([override for override in overrides if override not in unused])
         if faults:
             check_head(settings.data.manifest_path(), settings.data.columns, settings.data.group_by)
     except InputError as error:
@@ -77,7 +83,7 @@ def _prepare(settings: Settings, folder: DataFolder) -> None:
         )
     except InputError as error:
         if error.ledger:
-            print(f"Every reject, with its reason: {folder.rejects}")
+            print(f"Every reject, with its reason: {folder.rejects}\nThe same to look at: {folder.page}")
         raise
     tell(audit, folder)
 

@@ -19,7 +19,7 @@ Training reads it and refuses to start without a sound one. It says:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Certificate:
         self._groups, self._settings, self._grouping, self._seed = groups, settings, grouping, seed
         self._near = None if near_score is None else NearText(near_score)
         self._earlier = None if settings.previous is None else EarlierSplit(DataFolder(settings.previous))
-        self._names, self._files, self._samples = Crossing(), Crossing(), Crossing()
+        self._names: dict[str, set[str]] = {split: set() for split in SPLITS}
+        self._files, self._samples = Crossing(), Crossing()
         self._neighbours = Neighbours(grouping.by_row)
         self._rows = dict.fromkeys(SPLITS, 0)
         self._decoded = False
@@ -68,31 +69,45 @@ class Certificate:
         assert split == SPLITS[0] or not self._training, "held-out rows come first"
         self._training = split == SPLITS[0]
         row_id, line, group, audio = record["id"], record["line"], record["group"], record["audio"]
-        self._rows[split] += 1
-        self._names.add(split, group, row_id, line)
         self._files.add(split, audio, row_id, line)
         self._neighbours.add(split, audio, group, row_id, line)
         samples = record.get("samples")
         if samples is not None:
             self._decoded = True
             self._samples.add(split, samples, row_id, line)
+        self._add_text(split, record)
+
+    def add_apart(self, split: str, record: Mapping[str, Any]) -> None:
+        """A row that is known to share neither file, samples nor stem with another split; else as `add`."""
+        assert split == SPLITS[0] or not self._training, "held-out rows come first"
+        self._training = split == SPLITS[0]
+        self._decoded = self._decoded or "samples" in record
+        self._add_text(split, record)
+
+    def _add_text(self, split: str, record: Mapping[str, Any]) -> None:
+        self._rows[split] += 1
+        self._names[split].add(record["group"])
         if self._near is not None:
-            self._near.add(split, record["text"], row_id, line)
+            self._near.add(split, record["text"], record["id"], record["line"])
         if self._earlier is not None:
-            self._earlier.add(split, group, row_id)
+            self._earlier.add(split, record["group"], record["id"])
+
+    def expect_numbered(self, groups: Collection[str]) -> None:
+        """The held-out groups that have a path with a last number, those of rows that stand apart among them."""
+        self._neighbours.expect(groups)
 
     @property
     def looks_at_all(self) -> bool:
         """Whether every row of training must be added: for its text, or against an earlier split."""
         return self._near is not None or self._earlier is not None
 
-    def pass_over(self, split: str, rows: int) -> None:
-        """Count rows that are known to share neither file, samples nor stem with held-out ones, nor their group."""
-        self._rows[split] += rows
+    def pass_over(self, rows: int) -> None:
+        """Count rows of training that stand apart, of which nothing else has to be known."""
+        self._rows[SPLITS[0]] += rows
 
     def record(self, fingerprint: str) -> dict[str, Any]:
         """What split.json says, once every row was added. fingerprint: of the audit."""
-        overlaps = {pair_name(*pair): self._names.keys(*pair) for pair in PAIRS}
+        overlaps = {pair_name(one, other): sorted(self._names[one] & self._names[other]) for one, other in PAIRS}
         splits = self._sizes()
         counted = {name: size["rows"] for name, size in splits.items()}
         if any(overlaps.values()) or counted != self._rows:

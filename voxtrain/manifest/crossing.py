@@ -5,7 +5,7 @@ Held-out rows come first and are remembered; of training only what meets them is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,7 @@ class Neighbours:
         self._stems = Crossing()
         self._rows: dict[str, dict[str, dict[int, int]]] = {split: {} for split in HELD_OUT}  # by stem and number
         self._groups: dict[str, set[str]] = {}  # of held-out rows, by stem
+        self._others: frozenset[str] = frozenset()  # groups whose rows need not all come here
         self._beside_held: dict[str, dict[str, int]] = {split: {} for split in HELD_OUT}  # rows of training, by stem
 
     def add(self, split: str, audio: str, group: str, row_id: str, line: int) -> None:
@@ -114,6 +115,10 @@ class Neighbours:
             if _is_beside(number, self._rows[other].get(stem)):
                 beside[stem] = beside.get(stem, 0) + 1
 
+    def expect(self, groups: Collection[str]) -> None:
+        """Held-out groups that have numbered paths; rows with a stem that no other split has need not be added."""
+        self._others = frozenset() if self._by_row else frozenset(groups)
+
     def to_record(self) -> dict[str, Any]:
         """For each pair of splits: stems, rows, how many rows of the first lie next to one of the second; examples."""
         through = self._numbered_through()
@@ -129,7 +134,7 @@ class Neighbours:
         return pairs | {"numbered_through": sorted(through)[:EXAMPLES]}
 
     def _numbered_through(self) -> frozenset[str]:
-        everything: set[str] = set().union(*self._groups.values())
+        everything: set[str] = set().union(self._others, *self._groups.values())
         if len(everything) < FEW_GROUPS:
             return frozenset()
         return frozenset(stem for stem, groups in self._groups.items() if 2 * len(groups) > len(everything))

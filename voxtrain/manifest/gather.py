@@ -21,8 +21,8 @@ from voxtrain.manifest.usable import SHOWN_FAULTS, file_faults, repeated_faults
 from voxtrain.manifest.workers import judged
 
 CHUNK_ROWS = 1024
-DECODED_ROWS = 256  # in a chunk, where audio is decoded: some milliseconds a row
-FRESH_AT_MOST = 50_000  # sounds held back before they are written to the database
+DECODED_ROWS = 512  # in a chunk, where audio is decoded: some milliseconds a row
+FRESH_AT_MOST = 200_000  # sounds held back before they are written to the database
 FRESH_S = 20.0  # and seconds
 KEPT_AT_MOST = 64  # judged chunks: half a MiB each
 

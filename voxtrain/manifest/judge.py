@@ -6,17 +6,18 @@ row and what was found in it, goes to a file as JSON and is read again when the 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+import xxhash
 
 from voxtrain.manifest.clean import EXCLUDED, CleanRules, findings
 from voxtrain.manifest.columns import Columns
@@ -60,7 +61,7 @@ NAN = float("nan")
 UNHEARD = (NAN, NAN, NAN, NAN)
 MASK = 2**64 - 1
 DEVICE_STRIDE = 0x9E3779B97F4A7C15  # odd and large: devices, which have small numbers, shift a hash far
-NOT_HEARD = Heard(NO_FILE, 0, 0, 0)
+NOT_HEARD = Heard(NO_FILE, 0, 0, 0, 0, 0)
 
 Found = dict[str, Finding]
 
@@ -100,37 +101,66 @@ class Judged:
     done: float  # share of the file that lies before the end of the chunk
 
 
+class Looked(NamedTuple):
+    """What a chunk says."""
+
+    read: list[ReadRow]
+    paths: list[str]  # of audio files
+    broken: list[tuple[int, str]]
+    columns: set[str]
+
+
 class Judge:
     """Judges chunks, one after the other."""
 
     def __init__(self, job: Job, memory: Sounds) -> None:
         self._job, self._memory = job, memory
         self._chunks = Chunks(job.chunks, job.basis())
+        self._ahead: deque[tuple[Chunk, Judged | Looked]] = deque()
         self._reader = RowReader(job.folder, job.columns, job.grouping)
         self._rules, self._reports = job.clean.row_rules(), job.clean.reports()
         self._bit = {name: 1 << place for place, name in enumerate(job.clean.rule_names())}
         self._report_bit = {rule.name: 1 << place for place, rule in enumerate(self._reports)}
+
+    def work_alone(self) -> None:
+        """Use one thread from now on."""
+        self._memory.read_alone()
 
     def close(self) -> None:
         """Let go of the databases."""
         self._memory.close()
         self._chunks.close()
 
+    def look_ahead(self, chunk: Chunk) -> None:
+        """Read a chunk that will be judged later, in the same order, and begin to decode its audio."""
+        self._ahead.append((chunk, self._looked(chunk, only_read=False)))
+
     def judge(self, chunk: Chunk, only_read: bool) -> Judged:
         """What becomes of the rows of a chunk. only_read: the file is unusable already, so no audio is looked at."""
+        if self._ahead and self._ahead[0][0] is chunk:
+            looked = self._ahead.popleft()[1]
+        else:
+            looked = self._looked(chunk, only_read)
+        return looked if isinstance(looked, Judged) else self._judged(chunk, looked, only_read)
+
+    def _looked(self, chunk: Chunk, only_read: bool) -> Judged | Looked:
+        """What is recalled of a chunk, or what it says."""
         recalled = None if only_read else self._chunks.recall(chunk)
         if recalled is not None:
             rows, spool, labels, codes, columns, excluded = recalled
             table = np.frombuffer(rows, dtype=ROW)
             return Judged(table, spool, labels, codes, [], columns, excluded, [], None, False, chunk.done)
-        return self._judged(chunk, only_read)
-
-    def _judged(self, chunk: Chunk, only_read: bool) -> Judged:
         lines = chunk.lines()
-        broken = [(line, record) for line, record in lines if type(record) is str]
-        columns = set[str]().union(*{tuple(record) for _, record in lines if type(record) is dict})
         read = [self._reader.read(record, line) for line, record in lines if type(record) is dict]
         paths = _paths(read)
+        if not only_read:
+            self._memory.begin(paths)
+        broken = [(line, record) for line, record in lines if type(record) is str]
+        columns = set[str]().union(*{tuple(record) for _, record in lines if type(record) is dict})
+        return Looked(read, paths, broken, columns)
+
+    def _judged(self, chunk: Chunk, looked: Looked, only_read: bool) -> Judged:
+        read, paths, broken, columns = looked
         heard = {} if only_read else self._memory.hear(paths)
         table, spool, excluded = bytearray(), bytearray(), set[str]()
         for one in read:
@@ -255,4 +285,4 @@ def _measures(samples: Samples) -> tuple[float, float, float, float]:
 
 def hash_of(text: str) -> int:
     """64 bits that are the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return xxhash.xxh3_64_intdigest(text.encode())

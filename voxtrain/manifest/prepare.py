@@ -194,7 +194,7 @@ def _places(corpus: Corpus, split: Split | None) -> np.ndarray[Any, np.dtype[np.
 
 def _refusals(audit: Mapping[str, Any], clean: CleanRules) -> list[Fault]:
     """Why training may not start from these rows, whatever the split."""
-    look = f"python -m voxtrain.manifest data.manifest={audit['manifest']} out=DIR lists every reject with its reason"
+    look = f"python -m voxtrain.manifest data.manifest={audit['manifest']} out=DIR tells why (DIR/audit.html)"
     if not audit["rows_kept"]:
         return [Fault(audit["manifest"], f"none of its {audit['rows_in']:,} rows can be learnt from", look)]
     share = audit["reject_share"]

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +64,9 @@ class Chunks:
         if any(heard[path].device < 0 or heard[path].sound.reason for path in paths):
             return None
         wanted = list(dict.fromkeys(paths))
-        stamps = stamps_of(wanted)
-        if stamps is None or (len(stamps) and time.time_ns() - int(stamps[:, 1].max()) < SETTLED_NS):
+        # what each file was when it was read: one that has changed since is not recalled
+        stamps = _stamps(heard[path] for path in wanted)
+        if len(stamps) and time.time_ns() - int(stamps[:, 1].max()) < SETTLED_NS:
             return None
         name = self._name(chunk)
         return name, _packed(name, judged, wanted, stamps)
@@ -106,14 +107,18 @@ def keep(path: Path, fresh: Sequence[Kept]) -> None:
 
 def stamps_of(paths: Sequence[str]) -> npt.NDArray[np.int64] | None:
     """[paths, 4]: size, time of change in nanoseconds, device, number; None where one cannot be seen."""
-    stamps = np.empty((len(paths), 4), dtype=np.int64)
     try:
-        for place, path in enumerate(paths):
-            found = os.stat(path)  # noqa: PTH116  a Path costs as much again as the call
-            stamps[place] = found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino & (2**63 - 1)
+        found = list(map(os.stat, paths))
     except (OSError, ValueError):
         return None
-    return stamps
+    stamps = [(one.st_size, one.st_mtime_ns, one.st_dev, one.st_ino & (2**63 - 1)) for one in found]
+    return np.array(stamps, dtype=np.int64).reshape(-1, 4)
+
+
+def _stamps(heard: Iterable[Heard]) -> npt.NDArray[np.int64]:
+    """The same of files that were looked at."""
+    stamps = [(one.size, one.changed_ns, one.device, one.number & (2**63 - 1)) for one in heard]
+    return np.array(stamps, dtype=np.int64).reshape(-1, 4)
 
 
 @cache

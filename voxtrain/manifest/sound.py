@@ -71,10 +71,13 @@ def unreadable(reason: str) -> Sound:
     return Sound(False, reason, None, 0, 0, None)
 
 
-def read_sound(path: str, decode: bool) -> Sound:
-    """What the file at `path` holds; with `decode` its samples are measured too. Raises nothing for a bad file."""
+def read_sound(path: str, decode: bool, status: os.stat_result | None = None) -> Sound:
+    """What the file at `path` holds; with `decode` its samples are measured too. Raises nothing for a bad file.
+
+    status: what `os.stat` has just said of it; None: ask.
+    """
     try:
-        size = _size(path)
+        size = _size(path) if status is None else _ordinary(status)
         if decode and path.endswith(".flac"):  # nothing in its header is news to the decoder
             return _opened(path, decode, None)
         head, plain = _head(path, size)
@@ -102,6 +105,11 @@ def _size(path: str) -> int:
         raise FileNotFoundError from None
     except OSError as error:  # no permission, a loop of links, a name too long
         raise _Unfit(error.strerror or str(error)) from None
+    return _ordinary(status)
+
+
+def _ordinary(status: os.stat_result) -> int:
+    """Bytes in the file. Raises _Unfit for what is no ordinary file."""
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait
         raise _Unfit("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no ordinary file")
     return status.st_size
