@@ -113,7 +113,7 @@ def record(rows: Iterable[tuple[str, str, str]], score: float = SCORE) -> dict[s
     """What is told of rows (split, text, id); held-out ones are sorted to the front."""
     near = NearText(score)
     for number, (split, text, row_id) in enumerate(sorted(rows, key=lambda row: row[0] == "train")):
-        near.add(split, text, row_id, number)
+        near.add(split, [{"text": text, "id": row_id, "line": number}])
     return near.to_record()
 
 
@@ -180,7 +180,7 @@ def test_the_order_of_the_rows_changes_nothing(rows: list[tuple[str, str]], chan
     chance.shuffle(shuffled)
     for one, order in zip(near, (numbered, shuffled), strict=True):
         for number, (split, text) in sorted(order, key=lambda row: row[1][0] == "train"):
-            one.add(split, text, f"id {number}", number)
+            one.add(split, [{"text": text, "id": f"id {number}", "line": number}])
     assert near[0].to_record() == near[1].to_record()
 
 
@@ -194,7 +194,7 @@ def test_the_order_changes_nothing_over_many_batches(monkeypatch: pytest.MonkeyP
     for _ in range(2):
         near = NearText(SCORE)
         for split, text, row_id in sorted(rows, key=lambda row: row[0] == "train"):
-            near.add(split, text, row_id, lines[row_id])
+            near.add(split, [{"text": text, "id": row_id, "line": lines[row_id]}])
         told.append(near.to_record())
         chance.shuffle(rows)
     assert told[0] == told[1]

@@ -19,7 +19,7 @@ Training reads it and refuses to start without a sound one. It says:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +75,23 @@ class Certificate:
         if samples is not None:
             self._decoded = True
             self._samples.add(split, samples, row_id, line)
-        self._add_text(split, record)
+        self._add_texts(split, [record])
 
-    def add_apart(self, split: str, record: Mapping[str, Any]) -> None:
-        """A row that is known to share neither file, samples nor stem with another split; else as `add`."""
+    def add_apart(self, split: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Rows that are known to share neither file, samples nor stem with another split; else as `add`."""
         assert split == SPLITS[0] or not self._training, "held-out rows come first"
-        self._training = split == SPLITS[0]
-        self._decoded = self._decoded or "samples" in record
-        self._add_text(split, record)
+        self._training = self._training or (split == SPLITS[0] and bool(records))
+        self._decoded = self._decoded or any("samples" in record for record in records)
+        self._add_texts(split, records)
 
-    def _add_text(self, split: str, record: Mapping[str, Any]) -> None:
-        self._rows[split] += 1
-        self._names[split].add(record["group"])
+    def _add_texts(self, split: str, records: Sequence[Mapping[str, Any]]) -> None:
+        self._rows[split] += len(records)
+        self._names[split].update(record["group"] for record in records)
         if self._near is not None:
-            self._near.add(split, record["text"], record["id"], record["line"])
+            self._near.add(split, records)
         if self._earlier is not None:
-            self._earlier.add(split, record["group"], record["id"])
+            for record in records:
+                self._earlier.add(split, record["group"], record["id"])
 
     def expect_numbered(self, groups: Collection[str]) -> None:
         """The held-out groups that have a path with a last number, those of rows that stand apart among them."""

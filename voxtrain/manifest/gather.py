@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 from voxtrain.fault import InputError
@@ -35,8 +36,11 @@ def gather(
     excluded: dict[str, str],
     sound_memory: Path,
     spool: Spool,
+    aside: Executor,
 ) -> tuple[Corpus, set[str]]:
     """All rows, and the ids of `excluded` that rows have. What is known of each row goes to `spool`.
+
+    aside: one thread; it writes what was newly learnt to the databases, perhaps still when this returns.
 
     Raises InputError with all that makes the whole file unusable.
     """
@@ -46,7 +50,7 @@ def gather(
     gathering = Gathering(grouping.width)
     parts = judged(chunks(manifest, DECODED_ROWS if clean.decode else CHUNK_ROWS), job)
     what = "decoding audio" if clean.decode else "reading audio headers"
-    for one in _remembered(told_share(parts, lambda part: part.done, what), job):
+    for one in _remembered(told_share(parts, lambda part: part.done, what), job, aside):
         spool.add(one.spool)
         gathering.add(one)
     corpus = gathering.whole()
@@ -58,7 +62,7 @@ def gather(
     return corpus, gathering.excluded
 
 
-def _remembered(parts: Iterator[Judged], job: Job) -> Iterator[Judged]:
+def _remembered(parts: Iterator[Judged], job: Job, aside: Executor) -> Iterator[Judged]:
     """The same; what was newly read and judged is written to the databases now and then, and at the end."""
     fresh: list[Remembered] = []
     kept: list[Kept] = []
@@ -74,10 +78,10 @@ def _remembered(parts: Iterator[Judged], job: Job) -> Iterator[Judged]:
                 forget(memory)
             is_late = bool(fresh) and time.monotonic() - last_s > FRESH_S
             if len(fresh) > FRESH_AT_MOST or len(kept) > KEPT_AT_MOST or is_late:
-                _write(job, fresh, kept)
-                last_s = time.monotonic()
+                aside.submit(_write, job, fresh, kept)
+                fresh, kept, last_s = [], [], time.monotonic()
     finally:
-        _write(job, fresh, kept)
+        aside.submit(_write, job, fresh, kept)
 
 
 def _write(job: Job, fresh: list[Remembered], kept: list[Kept]) -> None:
@@ -85,5 +89,3 @@ def _write(job: Job, fresh: list[Remembered], kept: list[Kept]) -> None:
         remember(job.memory, fresh)
     if job.chunks is not None and kept:
         keep(job.chunks, kept)
-    fresh.clear()
-    kept.clear()

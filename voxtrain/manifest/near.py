@@ -8,7 +8,7 @@ comparisons; what equals a held-out text is always found, what is near nearly al
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,16 +50,18 @@ class NearText:
         self._unclear_rows = 0
         self._pairs = {pair_name(*pair): _Pair(*pair) for pair in PAIRS}
 
-    def add(self, split: str, text: str, row_id: str, line: int) -> None:
-        """A row."""
+    def add(self, split: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Rows: text, id and line."""
         texts = self._texts[split]
-        met = texts.get(text)
-        if met is None:
-            texts[text] = Met(1, row_id, line)
+        for record in records:
+            text = record["text"]
+            met = texts.get(text)
+            if met is not None:
+                met.meet(record["id"], record["line"])
+                continue
+            texts[text] = Met(1, record["id"], record["line"])
             if split == TRAIN and len(texts) >= BATCH:
                 self._look_up_training()
-        else:
-            met.meet(row_id, line)
 
     def to_record(self) -> dict[str, Any]:
         """For each pair of splits: `shared` texts of the second, the rows of each concerned, the worst examples.

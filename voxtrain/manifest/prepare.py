@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,12 @@ def prepare(
         return standing
     check_head(manifest, columns, group_by)
     try:
-        with closing(Spool(folder.root.absolute())) as spool, _listener(clean, sound_memory) as listen:
-            corpus, found_ids = gather(manifest, columns, grouping, clean, excluded, sound_memory, spool)
+        with (
+            closing(Spool(folder.root.absolute())) as spool,
+            ThreadPoolExecutor(1) as aside,
+            _listener(clean, sound_memory) as listen,
+        ):
+            corpus, found_ids = gather(manifest, columns, grouping, clean, excluded, sound_memory, spool, aside)
             evidence = decided(corpus, spool, clean, listen)
             warnings = [*_clean_warnings(clean), *_exclude_warnings(clean, len(excluded) - len(found_ids))]
             audit = source | _audit(evidence, clean, rows_per_step) | {"warnings": warnings}

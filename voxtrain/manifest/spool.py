@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +57,19 @@ class Spool:
     def some(self, places: npt.NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
         """Record and findings of some rows. places: ascending."""
         if len(places) * FEW < len(self._ends):
-            return map(self._read, places.tolist())
-        wanted = np.zeros(len(self._ends), dtype=bool)
-        wanted[places] = True
-        return compress(self.rows(), wanted.tolist())
-
-    def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Record and findings of every row, as they were written."""
-        first, begin = 0, 0
-        while first < len(self._ends):
-            last = max(first + 1, int(self._ends[:, 1].searchsorted(begin + BLOCK_BYTES)))
-            ends = self._ends[first:last]
-            block, at = os.pread(self._file.fileno(), int(ends[-1, 1]) - begin, begin), 0
-            for record_end, found_end in (ends - begin).tolist():
-                yield block[at:record_end], block[record_end:found_end]
-                at = found_end
-            first, begin = last, int(ends[-1, 1])
+            yield from map(self._read, places.tolist())
+            return
+        begins = np.concatenate([[0], self._ends[:-1, 1]])[places]
+        ends = self._ends[places]
+        first = 0
+        while first < len(places):
+            begin = int(begins[first])
+            last = max(first + 1, int(ends[:, 1].searchsorted(begin + BLOCK_BYTES)))
+            block = os.pread(self._file.fileno(), int(ends[last - 1, 1]) - begin, begin)
+            edges = np.column_stack([begins[first:last], ends[first:last]]) - begin
+            for start, record_end, found_end in edges.tolist():
+                yield block[start:record_end], block[record_end:found_end]
+            first = last
 
     def _read(self, place: int) -> tuple[bytes, bytes]:
         begin = int(self._ends[place - 1, 1]) if place else 0

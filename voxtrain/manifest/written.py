@@ -86,11 +86,11 @@ class _Passing:
             certificate.pass_over(len(lines))
             return
         rows = orjson.loads(b"[" + b",".join(lines) + b"]")
-        for row, place, may_meet in zip(rows, splits.tolist(), meets.tolist(), strict=True):
-            if may_meet:
-                certificate.add(SPLITS[place], row)
-            else:
-                certificate.add_apart(SPLITS[place], row)
+        for place in np.unique(splits).tolist():
+            name, own = SPLITS[place], splits == place
+            certificate.add_apart(name, list(compress(rows, (own & ~meets).tolist())))
+            for row in compress(rows, (own & meets).tolist()):
+                certificate.add(name, row)
 
 
 class _Ends(dict[int, bytes]):
