@@ -56,7 +56,7 @@ test-gpu: $(COMPLETE) ## tests that need a CUDA GPU; fails where there is none
 	@$(VENV)/bin/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make $@: no CUDA GPU here")'
 	@$(call pytest,-m gpu --timeout 900)
 
-torture: $(COMPLETE) ## long tests: thousands of broken manifests; runs killed at unlucky moments are still to come
+torture: $(COMPLETE) ## long tests: thousands of broken manifests, a hundred runs killed and resumed
 	@$(call pytest,-m 'torture and not gpu' --timeout 3600)
 
 check: lint types ## ruff and mypy --strict

@@ -1,8 +1,11 @@
 """The arithmetic floor of a step: its matrix products, each as fast as this machine makes them by themselves.
 
-The products are recorded as a step makes them with plain operators, forward and backward, and measured one by one in
-fp32 with the same threads: by torch's own product and, on a CPU, by oneDNN's; the faster counts. What else a step does
-(attention's softmax, norms, activations, the update) is left out: the floor is what no arrangement of it could beat.
+The products are recorded as a step makes them with plain operators, forward and backward. Each shape is made in the
+step's dtype with the same threads, with its operands at hand and in the faster layout: by torch's own product or, on a
+CPU, by oneDNN's. All products of a step make one round; rounds alternate with the steps that they are compared with,
+median with median, since a machine that is rented may be slower by a third in one minute than in the next. What
+else a step does (attention's softmax, norms, activations, the update) is left out: the floor is what no arrangement of
+it could beat.
 """
 
 from __future__ import annotations
@@ -72,48 +75,86 @@ class Floor:
         return sum(self.flop.values())
 
 
+class Products:
+    """The products of a step and nothing else, in rounds that take turns with the loops: a slow minute hits both."""
+
+    def __init__(self, products: Counter[Product], device: torch.device, autocast: bool) -> None:
+        """Find for each shape the way that makes it fastest here; what is made of it stays for all rounds."""
+        self._products, self._device = products, device
+        dtype = torch.bfloat16 if autocast else torch.float32
+        shapes = {(n, k, m) for _, batch, n, k, m in products if batch == 1}
+        self._ways = {shape: _fastest(shape, device, dtype) for shape in sorted(shapes)}
+        self._rounds: list[dict[tuple[int, int, int], float]] = []
+
+    def step(self) -> None:
+        """Make every product of one step as often as a step does."""
+        times: Counter[tuple[int, int, int]] = Counter()
+        for (_, batch, *shape), count in self._products.items():
+            if batch == 1:
+                n, k, m = shape
+                times[n, k, m] += count
+        self._rounds.append({shape: _seconds(self._ways[shape], self._device, many) for shape, many in times.items()})
+
+    def floor(self) -> Floor:
+        """Of the round whose seconds are the median; products of attention count at the rate of the others together."""
+        found = sorted((self._of(one) for one in self._rounds), key=lambda floor: floor.total_s)
+        return found[(len(found) - 1) // 2]
+
+    def forget(self) -> None:
+        """Leave the rounds out that were made so far."""
+        self._rounds.clear()
+
+    def _of(self, best: dict[tuple[int, int, int], float]) -> Floor:
+        seconds: defaultdict[str, float] = defaultdict(float)
+        flop: defaultdict[str, float] = defaultdict(float)
+        small: defaultdict[str, float] = defaultdict(float)
+        for (part, batch, n, k, m), times in self._products.items():
+            work = 2.0 * batch * n * k * m * times
+            flop[part] += work
+            if batch > 1:
+                small[part] += work
+            else:
+                seconds[part] += times * best[n, k, m]
+        rate = (sum(flop.values()) - sum(small.values())) / sum(seconds.values())
+        for part, work in small.items():
+            seconds[part] += work / rate
+        return Floor(dict(seconds), dict(flop))
+
+
 def measured_floor(products: Counter[Product], device: torch.device, autocast: bool) -> Floor:
-    """Measure each shape once; products of attention count at the rate of the others together."""
-    dtype = torch.bfloat16 if autocast else torch.float32
-    seconds: defaultdict[str, float] = defaultdict(float)
-    flop: defaultdict[str, float] = defaultdict(float)
-    small: defaultdict[str, float] = defaultdict(float)
-    best: dict[tuple[int, int, int], float] = {}
-    for (part, batch, n, k, m), times in products.items():
-        work = 2.0 * batch * n * k * m * times
-        flop[part] += work
-        if batch > 1:
-            small[part] += work
-            continue
-        if (n, k, m) not in best:
-            best[n, k, m] = _product_s(n, k, m, device, dtype)
-        seconds[part] += times * best[n, k, m]
-    rate = (sum(flop.values()) - sum(small.values())) / sum(seconds.values())
-    for part, work in small.items():
-        seconds[part] += work / rate
-    return Floor(dict(seconds), dict(flop))
+    """The floor by itself, of some rounds."""
+    alone = Products(products, device, autocast)
+    for _ in range(REPEATS):
+        alone.step()
+    return alone.floor()
 
 
-def _product_s(n: int, k: int, m: int, device: torch.device, dtype: torch.dtype) -> float:
+def _fastest(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    n, k, m = shape
     left, right = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
-    ways: list[Callable[[], Tensor]] = [lambda: left @ right]
+    turned = torch.randn(k, n, device=device, dtype=dtype).t()  # as gradients of weights have it
+    ways: list[Callable[[], Tensor]] = [lambda: left @ right, lambda: turned @ right]
     if device.type == "cpu" and cpu_operators.available():
-        ways.append(lambda: cpu_operators.product(left, right.t()))
-    return min(_best_s(way, device) for way in ways)
+        across = torch.randn(m, k, device=device, dtype=dtype)
+        ways += [lambda: cpu_operators.product(left, right.t()), lambda: cpu_operators.product(left, across)]
+    return min(ways, key=lambda way: _best_s(way, device))
 
 
 def _best_s(way: Callable[[], Tensor], device: torch.device) -> float:
     way()
-    found = []
-    for _ in range(REPEATS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
+    return min(_seconds(way, device, 1) for _ in range(REPEATS))
+
+
+def _seconds(way: Callable[[], Tensor], device: torch.device, times: int) -> float:
+    """Of one call, where there are many, one after the other."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    for _ in range(times):
         way()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - began)
-    return min(found)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) / times
 
 
 def copy_rate(device: torch.device) -> float:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -23,8 +21,6 @@ from voxtrain.data.latents import LatentCache
 from voxtrain.data.packing import PackedRow, pack_row
 from voxtrain.data.steps import StepPlan, Steps
 from voxtrain.manifest.row import Row
-from voxtrain.model import module as module_room
-from voxtrain.model.loss import position_losses
 from voxtrain.model.module import VoxModule
 from voxtrain.model.size import training_cfg_rate
 from voxtrain.model.tuning import FullTuning
@@ -38,7 +34,7 @@ class Choices:
     """What one of our loops does."""
 
     packed: bool  # all rows in one micro-batch; else one row each
-    one_pass: bool  # AdamW in one pass over the weights; else as torch updates by default on this device
+    one_pass: bool  # AdamW as a run has it; else as torch updates by default on this device
     kernels: str  # `trainer.kernels`
 
 
@@ -68,7 +64,7 @@ class OurLoop:
     """Steps of a full fine-tuning of `model`, fp32 weights, under bf16 autocast on a GPU (`memory=80gb`)."""
 
     def __init__(self, model: VoxCPM2Model, data: OurData, choices: Choices, device: torch.device) -> None:
-        rule = OnePassAdamW if choices.one_pass else AdamW
+        rule = AdamW if choices.one_pass else DefaultAdamW
         self.module = VoxModule(
             model,
             FullTuning(),
@@ -85,6 +81,7 @@ class OurLoop:
             weight_stop_positive=1.0,
             rounding="nearest",
             seed=1,
+            kernels=choices.kernels,
         )
         self.module.to(device)
         self.optimizer = _Bare(self.module.configure_optimizers())
@@ -94,28 +91,26 @@ class OurLoop:
         most = rows * max(positions) if choices.packed else None
         plan = StepPlan(1, 1, rows, most, data.cfg_rate)
         self._steps = Steps(data.rows, data.pack, plan, 0, TOTAL_STEPS)
-        self._losses = partial(position_losses, kernels=choices.kernels)
         self.after_data: Callable[[], None] = lambda: None  # for a profile: the batch is made
 
     def step(self) -> None:
         """One optimizer step over all rows."""
         batch = self._batch()
         self.after_data()
-        with mock.patch.object(module_room, "position_losses", self._losses):
-            self.module.training_step(batch)
+        self.module.training_step(batch)
 
     def _batch(self) -> StepBatch:
         return self._steps.step(self.module.steps_done + 1)
 
 
-class OnePassAdamW(AdamW, frozen=True):
-    """The same rule with torch's fused update: gradient, both moments and weight are read and written once."""
+class DefaultAdamW(AdamW, frozen=True):
+    """The same rule as torch makes it by default: on a CPU a pass over all weights for each of its operations."""
 
     def build(
         self, parameters: Iterable[torch.nn.Parameter], state: str, rounding: str, seed: int
     ) -> torch.optim.Optimizer:
         """See AdamW."""
-        return torch.optim.AdamW(parameters, **self.model_dump(), fused=True)
+        return torch.optim.AdamW(parameters, **self.model_dump())
 
 
 class _Bare(pl.core.optimizer.LightningOptimizer):

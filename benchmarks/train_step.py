@@ -1,6 +1,7 @@
 """Our training step against upstream's loop, on the same rows and the same weights, in one process, taking turns.
 
     python -m benchmarks.train_step [--profile] [--rounds 5] [--threads 2] [--speech DIR] [--shape FILE] [--device cuda]
+        [--memory-gib GIB]
 
 On a CPU a scaled-down VoxCPM 2 trains in fp32 (shape_90m.json); with `--device cuda` the released architecture, its
 weights random, as upstream's trainer does it there: fp32 weights under bf16 autocast. The last line is `ratio R`:
@@ -23,12 +24,13 @@ import torch
 
 from benchmarks.clock import Clock, Neighbours
 from benchmarks.contenders import Contenders, contenders
-from benchmarks.floor import copy_rate, measured_floor
+from benchmarks.floor import Floor, Products, copy_rate
 from benchmarks.machine import machine
 from benchmarks.material import SPEECH, read_material
 from benchmarks.profiling import print_profile, recorded_products
 from benchmarks.shape import SHAPE, build_folder, read_shape, released_shape
 from voxtrain.fault import Fault, InputError
+from voxtrain.memory.host import keep_freed_memory
 from voxtrain.model.size import parameter_counts
 
 UPDATE_BYTES = 28
@@ -53,6 +55,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--speech", type=Path, default=SPEECH, help="folder with manifest.jsonl and its audio")
     parser.add_argument("--shape", type=Path, help=f"the model: on a CPU {SHAPE.name}, on a GPU the released one")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--memory-gib", type=float, help="with --device cuda: all memory that torch may take")
     parser.add_argument("--threads", type=int, default=2, help="threads that torch computes with")
     parser.add_argument("--rounds", type=int, default=5, help="how many steps of each loop count")
     parser.add_argument("--profile", action="store_true", help="say where the time of our step goes")
@@ -63,32 +66,43 @@ def _compare(chosen: argparse.Namespace, scratch: Path) -> None:
     if chosen.device == "cuda" and not torch.cuda.is_available():
         raise InputError(Fault("--device cuda", "torch sees no CUDA GPU here", "leave it out to measure on the CPU"))
     clock = Clock(torch.device(chosen.device))
+    if chosen.device == "cuda" and chosen.memory_gib:
+        torch.cuda.set_per_process_memory_fraction(chosen.memory_gib * 2**30 / torch.cuda.mem_get_info()[1])
+    if chosen.device == "cpu":
+        keep_freed_memory()  # as a run with trainer.kernels=cpu does; here it is upstream's loop's gain too
     material = read_material(chosen.speech)
     shape = read_shape(chosen.shape or SHAPE) if chosen.shape or chosen.device == "cpu" else released_shape()
     folder = build_folder(scratch / "model", shape, material.texts)
     all_of_them = contenders(folder, shape, material.rows, scratch / "latents", clock)
     _print_material(shape, material, all_of_them, clock)
-    seconds = _take_turns(all_of_them, clock, chosen.rounds)
+    products = Products(recorded_products(all_of_them.plain), clock.device, chosen.device == "cuda")
+    seconds = _take_turns(all_of_them, products, clock, chosen.rounds)
     ratio = _print_table(all_of_them, seconds, material.audio_s)
-    _print_floor(all_of_them, shape, clock, median(seconds[all_of_them.ours]))
+    all_of_them.floor = products.floor()
+    _print_floor(all_of_them.floor, shape, clock, median(seconds[all_of_them.ours]))
     if chosen.profile:
         print_profile(all_of_them, clock)
     print(f"ratio {ratio:.2f}")
 
 
-def _take_turns(all_of_them: Contenders, clock: Clock, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step by name. The first round, in which memory is found and state made, does not count."""
+def _take_turns(all_of_them: Contenders, products: Products, clock: Clock, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step by name, and the floor's in `products`, all in turn.
+
+    The first round, in which memory is found and state made, does not count.
+    """
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     neighbours = Neighbours()
     for round_ in range(rounds + 1):
         if round_ == 1:
             all_of_them.upstream.seconds.clear()
+            products.forget()
             neighbours = Neighbours()
         for name, step in all_of_them.steps.items():
             began = clock.now_s()
             step()
             if round_ > 0:
                 seconds[name].append(clock.now_s() - began)
+        products.step()
     print(f"other processes took {neighbours.share():.0%} of the processors meanwhile (a quiet machine: under 3 %)\n")
     return dict(seconds)
 
@@ -126,13 +140,12 @@ def _computed_with(device: torch.device) -> dict[str, str | int]:
     return {"threads": torch.get_num_threads(), "torch": str(torch.__version__), **gpu}
 
 
-def _print_floor(all_of_them: Contenders, shape: dict[str, Any], clock: Clock, ours_s: float) -> None:
-    floor = measured_floor(recorded_products(all_of_them.plain), clock.device, clock.device.type == "cuda")
-    all_of_them.floor = floor
+def _print_floor(floor: Floor, shape: dict[str, Any], clock: Clock, ours_s: float) -> None:
     rate, weights = floor.total_flop / floor.total_s, parameter_counts(shape)["trainable"]
     update_s = UPDATE_BYTES * weights / copy_rate(clock.device)
     print(f"arithmetic floor: {floor.total_s:.3f} s, for {floor.total_flop / 1e9:.1f} GFLOP of matrix products at the")
-    print(f"  {rate / 1e9:.0f} GFLOP/s measured at their shapes; ours takes {ours_s / floor.total_s:.2f} times as long")
+    print(f"  {rate / 1e9:.0f} GFLOP/s measured at their shapes, in turn with the steps; both are medians")
+    print(f"ours takes {ours_s / floor.total_s:.2f} times its floor")
     both_s = floor.total_s + update_s
     print(f"  with the memory traffic of the update {both_s:.3f} s; ours takes {ours_s / both_s:.2f} times as long\n")
 

@@ -39,7 +39,7 @@ def make_run(
             name: tensor.detach() + scale * torch.randn(tensor.shape, generator=generator)
             for name, tensor in start.items()
         }
-        write_checkpoint(run, step, tensors, base, settings.tuning.lora_config(), "fp32", {"rows_seen": 8 * step})
+        write_checkpoint(run, step, tensors, base, settings.tuning.adapter_config(), "fp32", {"rows_seen": 8 * step})
     return run
 
 

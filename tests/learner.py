@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from voxtrain.checkpoint.plan import CheckpointPlan
 
 WIDTH = 96
 """96 x 96 = 9216 values: more than the 4096 below which bitsandbytes keeps 32-bit state."""
@@ -75,3 +78,25 @@ def fit(module: Learner, *callbacks: pl.Callback) -> pl.Trainer:
     )
     trainer.fit(module)
     return trainer
+
+
+def checkpoint_plan(
+    *,
+    every: int,
+    state_every: int,
+    early: Sequence[int] = (),
+    weights: str = "fp32",
+    background: bool = True,
+    buffer_gib: float = 1.0,
+    low_disk: str = "stop",
+) -> CheckpointPlan:
+    """A plan of saves, in the background unless said otherwise."""
+    return CheckpointPlan(
+        every=every,
+        early=tuple(early),
+        state_every=state_every,
+        weights=weights,
+        background=background,
+        buffer_gib=buffer_gib,
+        low_disk=low_disk,
+    )

@@ -27,9 +27,12 @@ LORA = LoraTuning(
     lm=True,
     dit=True,
     projections=False,
+    locenc=False,
+    stop_head=False,
     lm_targets=ATTENTION,
     dit_targets=ATTENTION,
     projection_targets=(),
+    locenc_targets=(),
 )
 ADAMW = AdamW(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
 SCHEDULE = WarmupCosine(warmup_steps=3, final_share=0.0)
@@ -47,7 +50,7 @@ class Collect(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         named = pl_module.model.named_parameters()
-        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+        self.gradients.append({name: p.grad.to_dense().clone() for name, p in named if p.grad is not None})
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, batch: StepBatch, batch_idx: int
@@ -66,6 +69,7 @@ def module(
     recompute: bool = False,
     state: str = "fp32",
     weight_stop_positive: float = 1.0,
+    kernels: str = "plain",
 ) -> VoxModule:
     lora = tuning if isinstance(tuning, LoraTuning) else None
     return VoxModule(
@@ -82,6 +86,9 @@ def module(
         autocast=autocast,
         activation_checkpointing=recompute,
         weight_stop_positive=weight_stop_positive,
+        rounding="nearest",
+        seed=0,
+        kernels=kernels,
     )
 
 

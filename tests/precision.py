@@ -73,6 +73,7 @@ def module(folder: Path, tuning: FullTuning | LoraTuning, held: MemoryStack, lr:
         activation_checkpointing=held.activation_checkpointing,
         rounding=held.rounding,
         seed=5,
+        kernels="plain",
     )
 
 

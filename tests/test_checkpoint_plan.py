@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from learner import checkpoint_plan
 from pydantic import ValidationError
 
 from voxtrain.checkpoint.changes import allowed_changes, fingerprint
@@ -26,8 +27,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def plan(every: int = 10, state_every: int = 7) -> CheckpointPlan:
-    return CheckpointPlan(every=every, state_every=state_every, weights="bf16")
+def plan(every: int = 10, state_every: int = 7, early: tuple[int, ...] = ()) -> CheckpointPlan:
+    return checkpoint_plan(every=every, state_every=state_every, early=early)
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -40,11 +41,14 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     return settings
 
 
-@given(every=st.integers(1, 50), total=st.integers(0, 200))
-def test_steps_are_the_base_each_multiple_and_the_last_each_once(every: int, total: int) -> None:
-    steps = plan(every).steps(total)
-    assert steps == sorted({0, total, *range(0, total + 1, every)})
-    assert steps == [step for step in range(total + 5) if plan(every).is_checkpoint(step, total)]
+@given(every=st.integers(1, 50), total=st.integers(0, 200), early=st.lists(st.integers(1, 250), max_size=4))
+def test_steps_are_the_base_each_multiple_the_early_ones_and_the_last_each_once(
+    every: int, total: int, early: list[int]
+) -> None:
+    asked = plan(every, early=tuple(early))
+    steps = asked.steps(total)
+    assert steps == sorted({0, total, *range(0, total + 1, every), *(step for step in early if step <= total)})
+    assert steps == [step for step in range(total + 55) if asked.is_checkpoint(step, total)]
 
 
 def test_states_have_a_rhythm_of_their_own() -> None:
@@ -53,10 +57,18 @@ def test_states_have_a_rhythm_of_their_own() -> None:
     assert [step for step in range(30) if plan().is_state(step, 25)] == [0, 7, 14, 21, 25]
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"state_every": -1}, {"weights": "fp16"}, {"evry": 3}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"every": 0}, {"state_every": -1}, {"weights": "fp16"}, {"evry": 3}),
+        *({"early": [0]}, {"buffer_gib": -1.0}, {"low_disk": "delete"}),
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    good = plan().model_dump()
+    assert CheckpointPlan.model_validate(good) == plan()
     with pytest.raises(ValidationError):
-        CheckpointPlan.model_validate({"every": 1, "state_every": 1, "weights": "bf16", **wrong})
+        CheckpointPlan.model_validate({**good, **wrong})
 
 
 @pytest.mark.parametrize(

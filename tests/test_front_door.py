@@ -163,7 +163,7 @@ def test_no_space_for_the_planned_checkpoints(door: Door, rows: list, monkeypatc
 
 
 def test_no_gpu(door: Door, rows: list, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
-    monkeypatch.setattr("voxtrain.preflight._has_cuda_gpu", lambda: False)
+    monkeypatch.setattr("voxtrain.preflight.usable_gpus", lambda: 0)
     refused(door("+recipe=demo", "trainer=one_gpu", write_manifest(rows)), "no NVIDIA GPU", "voxtrain.doctor")
 
 

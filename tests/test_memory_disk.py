@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from voxtrain.checkpoint.resume import write_state
+from voxtrain.checkpoint.snapshot import write_state
+from voxtrain.checkpoint.weights import weights_file
 from voxtrain.checkpoint.writer import write_checkpoint
 from voxtrain.memory.disk import RESERVE_BYTES, DiskPlan, disk_faults, disk_plan, free_bytes
 from voxtrain.memory.stack import MemoryStack
@@ -21,6 +22,7 @@ LORA = {
     "r": 32, "enable_lm": True, "enable_dit": True, "enable_proj": False,
     "target_modules_lm": ["q_proj", "v_proj", "k_proj", "o_proj"],
     "target_modules_dit": ["q_proj", "v_proj", "k_proj", "o_proj"], "target_proj_modules": [],
+    "locenc_targets": [], "stop_head": False,
 }  # fmt: skip
 
 
@@ -79,21 +81,27 @@ def test_the_disk_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "a" / "b" / "c") == pytest.approx(free_bytes(tmp_path), rel=0.01)
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_the_arithmetic_is_what_the_tiny_model_writes(tiny: Any, tiny_folder: Path, tmp_path: Path, lora: bool) -> None:
+@pytest.mark.parametrize(
+    ("lora", "more"),
+    [(False, ()), (True, ()), (True, ("tuning.locenc=true", "tuning.stop_head=true"))],
+    ids=["full", "lora", "beyond_upstream"],
+)
+def test_the_arithmetic_is_what_the_tiny_model_writes(
+    tiny: Any, tiny_folder: Path, tmp_path: Path, lora: bool, more: tuple[str, ...]
+) -> None:
     """To the overhead of the formats: under 256 bytes of header, and 1.5 KiB of archive, for each tensor."""
     from voxtrain.model import upstream
     from voxtrain.model.module import VoxModule
     from voxtrain.settings import compose
 
-    settings = compose([f"+recipe={'lora_demo' if lora else 'demo'}"])
-    tuning, config = settings.tuning, settings.tuning.lora_config()
+    settings = compose([f"+recipe={'lora_demo' if lora else 'demo'}", *more])
+    tuning, config = settings.tuning, settings.tuning.adapter_config()
     model = upstream.load_model(tiny_folder, tuning if lora else None, torch.device("cpu"), torch.float32)
     module = VoxModule(
         model, tuning, settings.optimizer, settings.schedule, weights_diff=1.0, weights_stop=1.0,
         weight_stop_positive=1.0,
         loss_normalisation="per_row", max_grad_norm=1.0, total_steps=1, state="fp32", autocast=False,
-        activation_checkpointing=False,
+        activation_checkpointing=False, rounding="nearest", seed=0, kernels="plain",
     )  # fmt: skip
     optimizer = module.configure_optimizers()
     for parameter in model.parameters():
@@ -105,7 +113,8 @@ def test_the_arithmetic_is_what_the_tiny_model_writes(tiny: Any, tiny_folder: Pa
     run = RunFolder(tmp_path / "run")
     write_checkpoint(run, 0, module.learnt_tensors(), tiny_folder, config, "fp32", {"rows_seen": 0})
     write_state(run, module, optimizer, "f")
-    name = "lora_weights.safetensors" if lora else "model.safetensors"
+    name = weights_file(run.checkpoint(0)).name
+    assert name == ("adapter.safetensors" if more else "lora_weights.safetensors" if lora else "model.safetensors")
     tensors = len(module.learnt_tensors())
     extra = (run.checkpoint(0) / name).stat().st_size - need.checkpoint_bytes
     assert 0 < extra < 256 * tensors

@@ -22,14 +22,18 @@ LORA = LoraTuning(
     lm=True,
     dit=True,
     projections=True,
+    locenc=False,
+    stop_head=False,
     lm_targets=ATTENTION,
     dit_targets=ATTENTION,
     projection_targets=("enc_to_lm_proj", "fusion_concat_proj"),
+    locenc_targets=(),
 )
 ROWS = {
     "one row": [one_row(0, 9, 5)],
     "one row with reference": [one_row(1, 9, 5, 3)],
     "one audio position": [one_row(2, 4, 1)],
+    "one audio position each": [one_row(6, 4, 1), one_row(7, 7, 1)],
     "several, padded, some with reference": [one_row(3, 9, 5, 3), one_row(4, 20, 9), one_row(5, 4, 12, 6)],
 }
 KERNELS = ("plain", "cpu")
@@ -51,7 +55,7 @@ def trained_adapters(model: Any) -> None:
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def ours(model: Any, batch: MicroBatch, *, recompute: bool = False, kernels: str = "plain") -> PositionLosses:

@@ -189,3 +189,19 @@ def test_autocast_stays_near_float32(tiny_folder: Path) -> None:
     half = fit(module(tiny_folder, FullTuning(), autocast=True, recompute=True), steps).reports
     assert half[-1].loss_total == pytest.approx(plain[-1].loss_total, rel=0.02)  # bf16: 8 bits of significand
     assert half[-1].loss_total != plain[-1].loss_total
+
+
+@TUNINGS
+def test_operators_for_the_cpu_train_alike(tiny_folder: Path, tuning: FullTuning | LoraTuning) -> None:
+    """Gradients by row and the operators' own backward passes: norms, losses and weights of three clipped steps."""
+    steps = [step_batch(step, [rows_of_step(step, 2), rows_of_step(step + 9, 2)]) for step in (1, 2, 3)]
+    plain, fast = (module(tiny_folder, tuning, max_grad_norm=0.1, kernels=kernels) for kernels in ("plain", "cpu"))
+    told = [fit(trained, steps).reports for trained in (plain, fast)]
+    for one, two in zip(*told, strict=True):
+        assert two.loss_total == pytest.approx(one.loss_total, rel=1e-5)
+        assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+        assert one.grad_norm > 0.1
+    weights = plain.learnt_tensors()
+    for name, tensor in fast.learnt_tensors().items():
+        # Adam's first updates are lr (1e-3, warmed up) times a sign, which a gradient of rounding alone may turn
+        assert (tensor - weights[name]).norm() <= 0.05 * 3e-3 * tensor.numel() ** 0.5, name

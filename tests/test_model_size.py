@@ -47,7 +47,7 @@ def test_option_holds_the_released_config(released: dict, shared: Path) -> None:
 
 @pytest.mark.parametrize("rank", [1, 8, 32])
 def test_released_adapters(released: dict, rank: int) -> None:
-    assert lora_parameter_count(released, lora(rank=rank).lora_config()) == 565_248 * rank
+    assert lora_parameter_count(released, lora(rank=rank).adapter_config()) == 565_248 * rank
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,8 @@ def test_released_adapters(released: dict, rank: int) -> None:
         {"projections": True},
         {"lm_targets": ("q_proj", "down_proj"), "dit_targets": ("gate_proj", "up_proj", "k_proj")},
         {"lm": False, "dit": False, "projections": True, "projection_targets": ("res_to_dit_proj",)},
+        {"locenc": True, "locenc_targets": ("q_proj", "v_proj", "down_proj")},
+        {"lm": False, "dit": False, "stop_head": True},
     ],
 )
 def test_adapters_of_the_real_model(tiny_folder: Path, tiny, changes: dict) -> None:
@@ -68,7 +70,7 @@ def test_adapters_of_the_real_model(tiny_folder: Path, tiny, changes: dict) -> N
     model = load_model(tiny_folder, tuning, torch.device("cpu"), torch.float32)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert learning == sum(p.numel() for p in adapters(model).values())
-    assert learning == lora_parameter_count(tiny.architecture, tuning.lora_config())
+    assert learning == lora_parameter_count(tiny.architecture, tuning.adapter_config())
     assert learning > 0
 
 

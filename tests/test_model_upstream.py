@@ -26,9 +26,12 @@ LORA = LoraTuning(
     lm=True,
     dit=True,
     projections=False,
+    locenc=False,
+    stop_head=False,
     lm_targets=ATTENTION,
     dit_targets=ATTENTION,
     projection_targets=(),
+    locenc_targets=(),
 )
 
 

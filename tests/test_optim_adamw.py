@@ -28,7 +28,8 @@ def stepped(optimizer_of: object, steps: int = 5) -> torch.Tensor:
 
 def test_fp32_state_is_torchs_adamw() -> None:
     expected = stepped(lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 0.95), eps=1e-7, weight_decay=0.1))
-    assert torch.equal(stepped(lambda p: RULE.build(p, "fp32", "nearest", 0)), expected)
+    found = stepped(lambda p: RULE.build(p, "fp32", "nearest", 0))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # in one pass, which rounds in another order
 
 
 @pytest.mark.parametrize(("state", "name"), [("8bit", "AdamW8bit"), ("paged_8bit", "PagedAdamW8bit")])

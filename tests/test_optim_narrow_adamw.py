@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from voxtrain.checkpoint.resume import load_state, write_state
+from voxtrain.checkpoint.resume import load_state
+from voxtrain.checkpoint.snapshot import write_state
 from voxtrain.memory.widths import WORKSPACE_BYTES
 from voxtrain.optim import eight_bits, narrow_adamw
 from voxtrain.optim.adamw import AdamW

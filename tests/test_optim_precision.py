@@ -24,7 +24,8 @@ from precision import (
 )
 from safetensors.torch import save_file
 
-from voxtrain.checkpoint.resume import load_state, write_state
+from voxtrain.checkpoint.resume import load_state
+from voxtrain.checkpoint.snapshot import write_state
 from voxtrain.memory.activations import Longest
 from voxtrain.memory.plan import GIB, Work, predict
 from voxtrain.memory.watch import optimizer_gib

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "voxtrain"
 
 FIRST = ("fault", "durable", "run_folder", "batch", "manifest", "statistics")
 """What `report` may import; each of these imports only those before it."""
-ROOMS = (*FIRST, "data", "optim", "model", "memory", "checkpoint", "metrics", "validation", "listening")
+ROOMS = (*FIRST, "data", "optim", "ranks", "model", "memory", "checkpoint", "metrics", "validation", "listening")
 """A room imports only those before it."""
 TOP = {
     "settings",
@@ -25,6 +25,7 @@ TOP = {
     "environment",
     "run_record",
     "run_plan",
+    "assembly",
     "preflight",
     "sweep_jobs",
     "fit",

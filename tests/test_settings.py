@@ -17,7 +17,7 @@ from voxtrain.settings import GROUPS, Settings, compose, load
 
 RECIPES = sorted(path.stem for path in (conf_folder() / "recipe").glob("*.yaml"))
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_folder() / group).glob("*.yaml"))]
-STACKS = [("24gb", "one_gpu"), ("16gb", "one_gpu"), ("80gb", "one_gpu"), ("cpu", "cpu"), ("cpu", "cpu_one_thread")]
+STACKS = [("24gb", "one_gpu"), ("16gb", "one_gpu"), ("80gb", "one_gpu"), ("cpu", "cpu"), ("cpu", "cpu_one_thread"), ("24gb", "ddp")]
 """Options of `memory` and `trainer` that do not contradict each other."""
 GIVEN = "data.manifest=rows.jsonl"
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,8 @@ def choices(turn: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("turn", range(len(STACKS)))
 def test_every_option_composes(turn: int) -> None:
-    settings = compose([GIVEN, *(f"{group}={option}" for group, option in choices(turn).items())])
+    many = ["trainer.devices=2"] if choices(turn)["trainer"] == "ddp" else []  # how many has to be said
+    settings = compose([GIVEN, *(f"{group}={option}" for group, option in choices(turn).items()), *many])
     for group, option in choices(turn).items():
         given = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
         assert settings.plain[group]["_target_"] == given["_target_"]
@@ -107,6 +108,24 @@ def test_every_fault_is_told_at_once() -> None:
 def test_near_names_are_proposed() -> None:
     with pytest.raises(InputError, match=r"did you mean train.max_steps\?"):
         compose(["+recipe=demo", "train.max_stpes=3"])
+
+
+def test_a_setting_of_another_option_names_that_option(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"add tuning=lora, or leave tuning.rank out"):
+        compose(["+recipe=demo", "tuning.rank=8"])
+    with pytest.raises(InputError, match=r"did you mean tuning.rank\?"):
+        compose(["+recipe=demo", "tuning.rnk=8"])
+    write_config(compose(["+recipe=demo"]), tmp_path)
+    with pytest.raises(InputError, match="it is a setting of tuning=lora"):
+        load(tmp_path, ["tuning.rank=8"])
+
+
+def test_choices_are_taken_before_settings_whatever_their_order(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as told:
+        compose(["+recipe=demo", "tuning.rank=8", "tuning=lora", "no_such_setting=1"])
+    assert [fault.where for fault in told.value.faults] == ["no_such_setting=1"]
+    write_config(compose(["+recipe=demo"]), tmp_path)
+    assert load(tmp_path, ["tuning.rank=8", "tuning=lora"]).tuning.lora_config()["r"] == 8
 
 
 def write_config(settings: Settings, folder: Path) -> None:

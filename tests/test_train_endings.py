@@ -103,7 +103,7 @@ def test_after_the_end_a_resume_mends_or_leaves_everything_as_it_was(tmp_path: P
         assert (again.returncode, run.report.is_file()) == (0, True), again.stderr
 
     before = {path: path.read_bytes() for path in (run.config, run.run, run.metrics)}
-    optimizer = run.state(6) / "optimizer.pt"
+    optimizer = run.state(6) / "optimizer.safetensors"
     optimizer.write_bytes(optimizer.read_bytes()[:100])
     refused = voxtrain(f"resume={run.root}", "train.max_steps=9")
     assert refused.returncode == WRONG_INPUT, refused.stderr

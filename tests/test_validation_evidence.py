@@ -14,8 +14,8 @@ import pytest
 from voxtrain.durable import write_whole
 from voxtrain.fault import InputError, RunFailed
 from voxtrain.run_folder import DataFolder, RunFolder
-from voxtrain.statistics.bootstrap import resampled_means
-from voxtrain.validation.evidence import LOSSES, RESAMPLES, SEED, gather, write_checkpoints
+from voxtrain.statistics.clusters import cluster_sums, estimate
+from voxtrain.validation.evidence import LOSSES, gather, write_checkpoints
 from voxtrain.validation.losses import T_BINS, DrawLoss
 from voxtrain.validation.table import (
     T_COLUMNS,
@@ -68,7 +68,8 @@ def test_the_order_of_judging_changes_nothing() -> None:
     ordered, turned = gather(table_of([0, 10, 20], 6), 1, 1), gather(table_of([20, 0, 10], 6), 1, 1)
     for name in LOSSES:
         np.testing.assert_array_equal(ordered.means[name], turned.means[name])
-        np.testing.assert_array_equal(ordered.resampled[name], turned.resampled[name])
+        np.testing.assert_array_equal(ordered.estimates[name].influence, turned.estimates[name].influence)
+    np.testing.assert_array_equal(ordered.standing.p_best, turned.standing.p_best)
 
 
 def test_intervals_hold_the_means_and_differences_are_paired() -> None:
@@ -79,21 +80,39 @@ def test_intervals_hold_the_means_and_differences_are_paired() -> None:
     assert sum(found.probabilities_best().values()) == pytest.approx(1)
 
 
-def test_whole_recordings_are_resampled() -> None:
+def test_recordings_are_what_varies() -> None:
     table = table_of([10, 20], 5)
     frame = table.to_pandas()
     per_row = frame.groupby(["step", "id"])["loss/stop"].mean().unstack()
     groups = frame.groupby("id")["group"].first()[per_row.columns]
-    wanted = resampled_means(per_row.to_numpy(), list(groups), RESAMPLES, SEED)
-    np.testing.assert_allclose(gather(table, 1, 1).resampled["loss/stop"], wanted, rtol=1e-12)
+    wanted = estimate(*cluster_sums(per_row.to_numpy(), list(groups)))
+    found = gather(table, 1, 1).estimates["loss/stop"]
+    np.testing.assert_allclose(found.influence, wanted.influence, rtol=1e-9, atol=1e-15)
+    assert found.degrees == pytest.approx(wanted.degrees)
 
 
 def test_with_four_recordings_there_is_no_interval_and_with_five_there_is() -> None:
     few, enough = gather(table_of([0, 10], 4), 1, 1), gather(table_of([0, 10], 5), 1, 1)
-    assert few.resampled is None
+    assert few.estimates is None
+    assert few.standing is None
     assert few.probabilities_best() == {}
     assert few.difference_interval(0, 10) is None
     assert enough.probabilities_best() == {10: 1.0}  # the base model is no candidate
+
+
+def test_what_is_not_finite_stands_outside(tmp_path: Path) -> None:
+    frame = table_of([0, 10, 20, 30], 6).to_pandas()
+    frame.loc[(frame["step"] == 20) & (frame["id"] == "id03"), "loss/diff"] = np.inf
+    found = gather(pa.Table.from_pandas(frame), 1, 1)
+    assert found.trained == [10, 30]
+    assert set(found.probabilities_best()) == {10, 30}
+    write_checkpoints(RunFolder(tmp_path), found)
+
+
+def test_what_a_split_could_have_shown_is_more_than_half_of_its_interval() -> None:
+    found = gather(table_of([10, 20], 6), 1, 1)
+    low, high = found.difference_interval(10, 20)
+    assert (high - low) / 2 < found.detectable_difference(10, 20) < high - low
 
 
 @pytest.mark.parametrize("groups", [3, 6])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from voxtrain.durable import read_json, write_table
 from voxtrain.fault import RunFailed
 from voxtrain.run_folder import RunFolder
+from voxtrain.statistics.clusters import estimate
 from voxtrain.validation.evidence import Evidence
-from voxtrain.validation.select import ranked, select, stop_weight_ranges, tie_set
+from voxtrain.validation.select import ranked, tie_set
+from voxtrain.validation.select import select as select_by
+from voxtrain.validation.sensitivity import pareto_set, stop_weight_ranges
+from voxtrain.validation.settings import Guards
 
 PUBLISHED = {
     0: (0.916918, 0.151699),
@@ -31,6 +36,20 @@ PUBLISHED = {
 """The published run: loss/diff and loss/stop by step."""
 
 KEYS = {"selected_step", "tie_set", "intervals", "rule", "runner_up", "final_is_best", "beats_base"}
+
+
+NO_GUARDS = Guards.model_construct(**dict.fromkeys(Guards.model_fields))
+
+
+def select(
+    run: RunFolder,
+    found: Evidence,
+    rule: str,
+    not_judged: dict[int, str],
+    guards: Guards = NO_GUARDS,
+    **detail: object,
+) -> dict[str, Any]:
+    return select_by(run, found, rule, guards, not_judged, detail)
 
 
 def evidence(table: dict[int, tuple[float, float]], weights: tuple[float, float] = (1.0, 1.0)) -> Evidence:
@@ -58,7 +77,7 @@ def test_the_published_run_is_selected_as_published(tmp_path: Path) -> None:
 
 def test_the_published_run_flips_with_the_weight_of_the_stop_loss_as_published() -> None:
     found = evidence(PUBLISHED)
-    ranges = stop_weight_ranges(found, ranked(found))
+    ranges = stop_weight_ranges(found)
     assert [r["step"] for r in ranges] == [9000, 8000, 5000, 4000, 2000, 1000]
     [mine] = [r for r in ranges if r["step"] == 2000]
     assert (round(mine["from"], 3), round(mine["to"], 3)) == (0.251, 1.277)
@@ -114,22 +133,98 @@ def test_what_listening_heard_is_told_where_it_is_worse_than_the_base_model(tmp_
     assert not any("no sound" in warning for warning in choice["warnings"])
 
 
-def clear_winner(spread: float) -> Evidence:
-    """Three checkpoints; 9 is 0.1 better than 5 and 1.0 better than 2, known to within `spread`."""
-    found = evidence({2: (2.0, 0.0), 5: (1.1, 0.0), 9: (1.0, 0.0)})
-    draws = np.linspace(-spread, spread, 101)[:, None] * [1.0, 1.0, 0.0] + found.means["loss/total"]
-    return Evidence(found.steps, found.means, {"loss/total": draws}, found.weights, groups=8, rows=40, draws=2)
+def with_intervals(totals: dict[int, float], spread: float) -> Evidence:
+    """Losses on 40 rows of 8 recordings that lie around `totals` by `spread` and a row's own level, without stop."""
+    generator = np.random.Generator(np.random.Philox(5))
+    noise = generator.normal(0, spread, (len(totals), 40))
+    values = np.array(list(totals.values()))[:, None] + noise - noise.mean(axis=1, keepdims=True)
+    level = generator.normal(0, 1, 40)
+    found = estimate((values + level - level.mean()).reshape(len(totals), 8, 5).sum(axis=2), np.full(8, 5.0))
+    nothing = estimate(np.zeros((len(totals), 8)), np.full(8, 5.0))
+    means = {"loss/total": found.means, "loss/diff": found.means, "loss/stop": nothing.means}
+    estimates = {"loss/total": found, "loss/diff": found, "loss/stop": nothing}
+    return Evidence(tuple(totals), means, estimates, (1.0, 1.0), groups=8, rows=40, draws=2)
 
 
-@pytest.mark.parametrize(("spread", "ties"), [(0.05, [9]), (0.2, [5, 9]), (2.0, [2, 5, 9])])
-def test_the_tie_set_holds_what_the_intervals_cannot_tell_apart(spread: float, ties: list[int], tmp_path: Path) -> None:
-    found = clear_winner(spread)
-    assert tie_set(found, ranked(found)) == ties
-    choice = select(RunFolder(tmp_path), found, "lowest", {})
-    low, high = (choice["intervals"]["5"][end] for end in ("low", "high"))
-    assert choice["intervals"]["5"]["difference"] == pytest.approx(0.1)
-    assert (low, high) == pytest.approx((0.1 - 0.95 * spread, 0.1 + 0.95 * spread))  # 101 even draws
-    assert ("no other ties" in choice["reason"]) == (ties == [9])
+COURSE = {0: 3.0, 2: 2.0, 5: 1.1, 9: 1.0, 12: 1.2}
+
+
+@pytest.mark.parametrize(
+    ("spread", "ties", "earliest"), [(0.05, [9], 9), (0.6, [5, 9, 12], 5), (5.0, [2, 5, 9, 12], 2)]
+)
+def test_the_earliest_that_ties_is_selected_or_the_lowest(
+    spread: float, ties: list[int], earliest: int, tmp_path: Path
+) -> None:
+    found = with_intervals(COURSE, spread)
+    assert tie_set(found) == ties
+    lowest = select(RunFolder(tmp_path), found, "lowest", {})
+    first = select(RunFolder(tmp_path), found, "earliest_in_tie_set", {})
+    assert (lowest["selected_step"], first["selected_step"]) == (9, earliest)
+    assert lowest["tie_set"] == first["tie_set"] == ties
+    assert first["best_step"] == 9
+    assert first["intervals"].keys() == {str(step) for step in COURSE if step != earliest}
+    if len(ties) > 1:
+        assert "earliest checkpoint that this split cannot tell from the lowest, step 9" in first["reason"]
+        assert first["runner_up"] == ties[1]
+        assert "validation.rule=lowest would take step 9" in first["would_change"]
+        assert any(f"earliest_in_tie_set would take step {earliest}" in words for words in lowest["would_change"])
+        assert any(words.startswith(f"to tell step {ties[1]} from step {earliest}") for words in first["would_change"])
+    else:
+        assert "no other ties" in first["reason"]
+        assert first["runner_up"] == 5
+    low, high = (first["intervals"]["0"][end] for end in ("low", "high"))
+    assert low < 3.0 - COURSE[earliest] < high
+    assert first["intervals"]["0"]["detectable"] > (high - low) / 2
+
+
+def test_the_base_is_not_surely_beaten(tmp_path: Path) -> None:
+    choice = select(RunFolder(tmp_path), with_intervals({0: 1.05, 9: 1.0}, 1.0), "lowest", {})
+    assert choice["beats_base"] is True
+    assert "Step 9 is not surely better than the base model on held-out rows" in choice["warnings"]
+
+
+def test_twins_tie(tmp_path: Path) -> None:
+    """The last step written twice, as the published run did."""
+    found = with_intervals({5: 2.0, 9: 1.0}, 0.05)
+    twice = found.estimates["loss/total"]
+    both = type(twice)(twice.means[[0, 1, 1]], twice.influence[:, [0, 1, 1]], twice.degrees)
+    means = {name: values[[0, 1, 1]] for name, values in found.means.items()}
+    twins = Evidence((5, 9, 10), means, dict.fromkeys(means, both), (1.0, 1.0), groups=8, rows=40, draws=2)
+    choice = select(RunFolder(tmp_path), twins, "earliest_in_tie_set", {})
+    assert (choice["tie_set"], choice["selected_step"]) == ([9, 10], 9)
+    assert choice["recordings_needed"] is None
+
+
+def test_the_published_run_in_what_would_change_it(tmp_path: Path) -> None:
+    choice = select(RunFolder(tmp_path), evidence(PUBLISHED), "lowest", {})
+    assert choice["would_change"] == [
+        "with a stop loss that weighs under 0.251 step 4000 would be lowest",
+        "with a stop loss that weighs over 1.277 step 1000 would be lowest",
+    ]
+    assert choice["pareto_set"] == [1000, 2000, 4000, 5000, 7000, 8000, 9000]
+
+
+points = st.dictionaries(st.integers(1, 50), st.tuples(*[st.integers(0, 6)] * 2), min_size=1, max_size=8)
+
+
+@given(points)
+def test_whatever_the_weight_the_lowest_is_in_the_pareto_set(table: dict[int, tuple[int, int]]) -> None:
+    found = evidence({step: (float(diff), float(stop)) for step, (diff, stop) in sorted(table.items())})
+    front = pareto_set(found)
+    assert {found_range["step"] for found_range in stop_weight_ranges(found)} <= set(front) | {
+        step for step in table if any(table[step] == table[other] for other in front)
+    }
+    for step in front:
+        assert not any(d <= table[step][0] and s <= table[step][1] for d, s in table.values() if (d, s) != table[step])
+
+
+def test_a_stop_head_that_knows_its_clips_by_heart_is_told(tmp_path: Path) -> None:
+    gauge = [{"step": 2000, "train": 0.001, "held_out": 0.058}]
+    choice = select(RunFolder(tmp_path), evidence(PUBLISHED), "lowest", {}, stop_gauge=gauge)
+    assert any("learnt its clips by heart" in warning for warning in choice["warnings"])
+    gauge[0]["train"] = 0.05
+    choice = select(RunFolder(tmp_path), evidence(PUBLISHED), "lowest", {}, stop_gauge=gauge)
+    assert not any("by heart" in warning for warning in choice["warnings"])
 
 
 @given(st.dictionaries(st.integers(0, 50), st.tuples(*[st.floats(0, 10)] * 2), min_size=1, max_size=8))
@@ -139,4 +234,4 @@ def test_the_selected_step_has_the_lowest_loss_of_all_but_the_base(table: dict[i
     ranking = ranked(found)
     assert set(ranking) == set(trained)
     assert [trained[step] for step in ranking] == sorted(trained.values())
-    assert not trained or ranking[0] in tie_set(found, ranking)
+    assert not trained or ranking[0] in tie_set(found)

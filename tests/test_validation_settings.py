@@ -14,7 +14,8 @@ BASE = ["+recipe=demo"]
 
 def test_the_defaults_compose() -> None:
     found = compose(BASE).validation
-    assert (found.when, found.draws, found.rule, found.dtype) == ("after_training", 8, "lowest", "fp32")
+    assert (found.when, found.draws, found.rule, found.dtype) == ("after_training", 8, "earliest_in_tie_set", "fp32")
+    assert (found.guards.runaway, found.guards.word_error_rate) == (0.3, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,8 @@ def test_the_defaults_compose() -> None:
         {"validation.when=after_each_checkpoint": "not there yet"},
         {
             "validation.when=sometimes": "after_training",
-            "validation.rule=earliest_in_tie_set": "lowest",
+            "validation.rule=highest": "lowest",
+            "validation.guards.runaway=2": "less than or equal to 1",
             "validation.draws=0": "greater than 0",
             "validation.max_positions=-1": "greater than 0",
             "validation.dtype=fp16": "bf16",

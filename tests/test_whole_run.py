@@ -95,7 +95,9 @@ def test_selection_names_a_trained_checkpoint(run: RunFolder) -> None:
     with run.evaluated_checkpoints.open() as table:
         losses = {int(row["step"]): float(row["loss/total"]) for row in csv.DictReader(table)}
     assert list(losses) == [0, 10, 20, 30]
-    assert selection["selected_step"] == min((10, 20, 30), key=losses.__getitem__)
+    assert selection["best_step"] == min((10, 20, 30), key=losses.__getitem__)
+    by_rule = {"lowest": selection["best_step"], "earliest_in_tie_set": min(selection["tie_set"])}
+    assert selection["passed_over"] or selection["selected_step"] == by_rule[selection["rule_in_force"]]
     assert losses[30] < losses[0]
 
 
@@ -189,12 +191,25 @@ def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen[str]) -> 
     raise AssertionError(f"step {step} never came")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("recipe", ["demo", "lora_demo"])
+BF16 = ("+recipe=demo", "memory=16gb", "memory.autocast=false")  # stochastic rounding, 8-bit state; no GPU
+BEYOND = ("+recipe=lora_demo", "tuning.locenc=true", "tuning.stop_head=true", "memory.state=8bit")
+
+
+@pytest.mark.parametrize(
+    ("how", "given"),
+    [
+        pytest.param(signal.SIGTERM, ("+recipe=demo", "memory.state=8bit"), id="demo-SIGTERM"),
+        pytest.param(signal.SIGKILL, ("+recipe=demo", "memory.state=8bit"), id="demo-SIGKILL"),
+        pytest.param(signal.SIGTERM, ("+recipe=lora_demo", "memory.state=8bit"), id="lora_demo-SIGTERM"),
+        pytest.param(signal.SIGKILL, ("+recipe=lora_demo", "memory.state=8bit"), id="lora_demo-SIGKILL"),
+        pytest.param(signal.SIGKILL, BF16, id="16gb-SIGKILL"),
+        pytest.param(signal.SIGKILL, BEYOND, id="lora_beyond_upstream-SIGKILL"),
+    ],
+)
 def test_resumed_equals_uninterrupted(
-    how: signal.Signals, recipe: str, tmp_path: Path, environment: dict[str, str]
+    how: signal.Signals, given: tuple[str, ...], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    quick = (f"+recipe={recipe}", *SHORT, "validation.when=never", "memory.state=8bit")
+    quick = (*given, *SHORT, "validation.when=never")
     whole = RunFolder(tmp_path / "whole")
     assert voxtrain(*quick, "hydra.run.dir=whole", cwd=tmp_path, env=environment).code == 0
 
@@ -215,10 +230,15 @@ def test_resumed_equals_uninterrupted(
         [{k: v for k, v in row.items() if k not in timed} for row in read_log_rows(r.metrics)] for r in (whole, broken)
     ]
     assert logged[0] == logged[1]
-    for name in ("weights.safetensors",):
-        ours, theirs = (load_file(r.state(30) / name) for r in (whole, broken))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    states = [r.state(30) for r in (whole, broken)]
+    ours, theirs = (load_file(state / "weights.safetensors") for state in states)
+    assert ours.keys() == theirs.keys()
+    assert {tensor.dtype for tensor in ours.values()} == {torch.bfloat16 if given == BF16 else torch.float32}
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    of_optimizer = [sorted(state.glob("optimizer*")) for state in states]
+    assert [path.name for path in of_optimizer[0]] == [path.name for path in of_optimizer[1]] != []
+    for one, other in zip(*of_optimizer, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_resume_refuses_another_learning_rate(run: RunFolder, environment: dict[str, str]) -> None:

@@ -48,7 +48,7 @@ def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> tup
 def _sort_out(overrides: Sequence[str]) -> tuple[list[str], list[Fault]]:
     good: list[str] = []
     faults: list[Fault] = []
-    for override in overrides:
+    for override in choices_first(overrides):
         try:
             hydra_compose("config", [*good, override])
             good.append(override)
@@ -58,7 +58,7 @@ def _sort_out(overrides: Sequence[str]) -> tuple[list[str], list[Fault]]:
 
 
 def _composition_fault(override: str, message: str) -> Fault:
-    key, _, value = override.lstrip("+~").partition("=")
+    key, value = _key(override), override.partition("=")[2]
     if "Could not find" in message:
         found, _, options = message.partition("Config search path")[0].partition("Available options in")
         missing = found.rpartition("Could not find")[2].strip().strip("'")
@@ -76,15 +76,56 @@ def _composition_fault(override: str, message: str) -> Fault:
 
 
 def _nearest(key: str) -> str:
-    """A remedy for a key that does not exist: what it may have been meant to be."""
+    """A remedy for a key that does not exist: the option that has it, or what it may have been meant to be."""
+    having = _options_with(key)
+    if having:
+        return f"it is a setting of {' and '.join(having)}: add {having[0]}, or leave {key} out"
     cfg = hydra_compose("config", [])
     groups = [str(group) for group in cfg if isinstance(cfg[group], DictConfig)]
     known = [f"{group}.{name}" for group in groups for name in cfg[group] if name != "_target_"]
-    near = difflib.get_close_matches(key, [*known, *(str(name) for name in cfg)], n=1, cutoff=0.75)
-    siblings = [name for name in known if name.startswith(key.partition(".")[0] + ".")]
+    group = key.partition(".")[0]
+    elsewhere = [f"{group}.{name}" for option in known_options(group) for name in map(str, _option(group, option))]
+    near = difflib.get_close_matches(key, [*known, *elsewhere, *(str(name) for name in cfg)], n=1, cutoff=0.75)
+    siblings = [name for name in known if name.startswith(f"{group}.")]
     if near:
         return f"did you mean {near[0]}?"
     return f"known are {', '.join(siblings)}" if siblings else "see --cfg job for all settings"
+
+
+def _options_with(key: str) -> list[str]:
+    """The options, as `group=option`, whose files hold a setting."""
+    group, _, setting = key.partition(".")
+    options = known_options(group) if setting else []
+    found = [o for o in options if OmegaConf.select(_option(group, o), setting, default=_ABSENT) is not _ABSENT]
+    return [f"{group}={option}" for option in found]
+
+
+def _option(group: str, option: str) -> DictConfig:
+    cfg = OmegaConf.load(conf_folder() / group / f"{option}.yaml")
+    assert isinstance(cfg, DictConfig), "an option is a set of settings"
+    return cfg
+
+
+def unused_overrides(overrides: Sequence[str], uses: Sequence[str]) -> list[Fault]:
+    """A fault for each override that a door makes no use of; `uses` names what it does: settings and whole groups.
+
+    The choice of an option is used where anything of its group is.
+    """
+
+    def is_used(key: str) -> bool:
+        return any(key == used or key.startswith(f"{used}.") or used.startswith(f"{key}.") for used in uses)
+
+    remedy = f"leave it out; this door takes {', '.join(uses)}"
+    return [Fault(o, "this door makes no use of it", remedy) for o in overrides if not is_used(_key(o))]
+
+
+def choices_first(overrides: Sequence[str]) -> list[str]:
+    """Choices of options before settings, as Hydra takes them: `tuning.rank=8 tuning=lora` is sound."""
+    return sorted(overrides, key=lambda override: bool(_key(override).count(".")))
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def apply_override(cfg: DictConfig, override: str, groups: Sequence[str]) -> list[Fault]:
@@ -100,7 +141,9 @@ def apply_override(cfg: DictConfig, override: str, groups: Sequence[str]) -> lis
     elif parsed.is_add() or parsed.is_delete() or parsed.is_sweep_override():
         return [Fault(override, "a run folder's settings take key=value and group=option alone", "leave it out")]
     elif OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
-        return [Fault(override, f"there is no setting {key}", "see config.yaml in the run folder")]
+        having = _options_with(key)
+        remedy = f"it is a setting of {' and '.join(having)}" if having else "see config.yaml in the run folder"
+        return [Fault(override, f"the run has no setting {key}", remedy)]
     else:
         OmegaConf.update(cfg, key, value)
     return []

@@ -6,15 +6,37 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from voxtrain.fault import DONE, FAILED, WRONG_INPUT, InputError, RunFailed
+
+if TYPE_CHECKING:
+    from voxtrain.settings import Settings
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """A door's arguments: what has no `=` and does not begin with `+` or `~` is a path, the rest are overrides."""
     paths = [Path(argument) for argument in arguments if "=" not in argument and argument[:1] not in "+~"]
     return paths, [argument for argument in arguments if "=" in argument or argument[:1] in "+~"]
+
+
+def run_settings(folder: Path, overrides: Sequence[str], uses: Sequence[str]) -> Settings:
+    """A run folder's settings with a door's overrides on top; `uses`: what of the settings the door makes use of.
+
+    Raises InputError with every fault, an override that would do nothing among them.
+    """
+    from voxtrain.composition import unused_overrides  # late: most doors need no settings, or need them late
+    from voxtrain.settings import load
+
+    faults = unused_overrides(overrides, uses)
+    idle = {fault.where for fault in faults}
+    try:
+        settings = load(folder, [override for override in overrides if override not in idle])
+    except InputError as error:
+        raise InputError(*faults, *error.faults) from None
+    if faults:
+        raise InputError(*faults)
+    return settings
 
 
 def tell(error: InputError | RunFailed) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from voxtrain.assembly import RunMemory
 from voxtrain.fault import Stopped
-from voxtrain.memory.plan import MemoryPlan
 from voxtrain.preflight import Start
 from voxtrain.settings import Settings
 
@@ -18,27 +17,24 @@ if TYPE_CHECKING:
     from voxtrain.data.datamodule import SpeechDataModule
     from voxtrain.metrics.outliers import OutlierTrace
     from voxtrain.model.module import VoxModule
+    from voxtrain.ranks.group import Ranks
 
 
-@dataclass(frozen=True, slots=True)
-class RunMemory:
-    """The memory plan of a run, and what would save memory, in words."""
+def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemory, ranks: Ranks) -> None:
+    """Train to the last step. Raises Stopped when the run was asked to stop before it, RunFailed out of memory.
 
-    plan: MemoryPlan
-    remedies: str
-
-
-def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemory) -> None:
-    """Train to the last step. Raises Stopped when the run was asked to stop before it, RunFailed out of memory."""
+    Of several ranks rank 0 alone writes to the run folder and tells of it; a stop is Stopped on rank 0 alone.
+    """
     import torch
 
-    from voxtrain.checkpoint.stop import StopRequest
+    from voxtrain.checkpoint.stop import SIGNALS, WITHOUT_INTERRUPT, StopRequest
     from voxtrain.memory.autopsy import autopsy, held
 
     first = first_step_of(start)
-    with StopRequest() as stop:
-        saver = _saver(start, stop)
-        trainer = _trainer(start.settings, [*_listeners(start, memory, data, first), saver])
+    with StopRequest(SIGNALS if ranks.size == 1 else WITHOUT_INTERRUPT) as stop:
+        saver = _saver(start, stop) if ranks.rank == 0 else None
+        listeners = [] if saver is None else _listeners(start, memory, data, first)
+        trainer = _trainer(start.settings, [*listeners, *_together(start, stop, ranks), *filter(None, [saver])], ranks)
         try:
             trainer.fit(module, datamodule=data)
         except SystemExit:  # what Lightning makes of a second Ctrl-C
@@ -53,7 +49,7 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
                 run=start.run,
                 remedies=memory.remedies,
             ) from error
-    if saver.stopped is not None:
+    if saver is not None and saver.stopped is not None:
         raise Stopped(f"{saver.stopped}\nGo on with: python -m voxtrain resume={start.run.root}")
 
 
@@ -99,6 +95,7 @@ def _outlier_trace(start: Start, data: SpeechDataModule, first_step: int) -> Out
 
 def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:
     from voxtrain.checkpoint.callback import SaveCheckpoints
+    from voxtrain.environment import package_versions
 
     settings = start.settings
     return SaveCheckpoints(
@@ -106,19 +103,31 @@ def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:
         settings.checkpoint,
         settings.train.total_steps(),
         base=settings.model.folder().resolve(),
-        lora_config=settings.tuning.lora_config(),
+        lora_config=settings.tuning.adapter_config(),
         settings=settings.plain,
         stop=stop,
         resumes=start.resumes,
+        versions=package_versions(),
     )
 
 
-def _trainer(settings: Settings, callbacks: list[Callback]) -> Trainer:
+def _together(start: Start, stop: StopRequest, ranks: Ranks) -> list[Callback]:
+    """What keeps this rank with the others; nothing where there are none."""
+    from voxtrain.checkpoint.together import FollowRankZero, KeepTogether
+
+    if ranks.size == 1:
+        return []
+    keeper = KeepTogether(ranks, start.settings.checkpoint, start.settings.train.total_steps(), stop)
+    return [keeper] if ranks.rank == 0 else [keeper, FollowRankZero(start.run, stop, start.resumes)]
+
+
+def _trainer(settings: Settings, callbacks: list[Callback], ranks: Ranks) -> Trainer:
+    """Lightning's, on one device: of several ranks it knows nothing."""
     import pytorch_lightning as pl
 
     return pl.Trainer(
         accelerator=settings.trainer.accelerator,
-        devices=settings.trainer.devices,
+        devices=[ranks.rank] if settings.trainer.accelerator == "cuda" else 1,
         max_epochs=1,  # the loader ends at the last step
         callbacks=callbacks,
         plugins=_slurm_leaves_signals_to_us(),

@@ -23,6 +23,7 @@ from voxtrain.manifest.usable import check_head
 from voxtrain.memory.disk import disk_faults
 from voxtrain.model.released import ReleasedModel
 from voxtrain.model.tiny import TinyModel
+from voxtrain.ranks.devices import gpu_faults, launcher_faults, usable_gpus
 from voxtrain.run_folder import RunFolder
 from voxtrain.run_plan import plan_disk
 from voxtrain.settings import Settings, compose, load, sound_group
@@ -147,22 +148,5 @@ def _told(look: Any) -> list[Fault]:
 
 
 def _device_faults(settings: Settings) -> list[Fault]:
-    if settings.trainer.accelerator == "cuda" and not _has_cuda_gpu():
-        return [
-            Fault(
-                "trainer.accelerator = cuda",
-                "no NVIDIA GPU was found on this machine",
-                "run `python -m voxtrain.doctor`, or try +recipe=demo, which needs none",
-            )
-        ]
-    return []
-
-
-def _has_cuda_gpu() -> bool:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return bool(pynvml.nvmlDeviceGetCount() > 0)
-    except pynvml.NVMLError:
-        return False
+    trainer = settings.trainer
+    return launcher_faults() + (gpu_faults(trainer.devices, usable_gpus()) if trainer.accelerator == "cuda" else [])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def plan_work(settings: Settings, rows: Sequence[Row]) -> Work:
     """What is trained, on the longest step that `rows` can make; without rows every one lasts `clean.max_seconds`."""
-    return Work(settings.model.architecture, settings.tuning.lora_config(), _longest(settings, rows))
+    return Work(settings.model.architecture, settings.tuning.adapter_config(), _longest(settings, rows))
 
 
 def plan_memory(settings: Settings, work: Work, written: Sequence[int]) -> MemoryPlan:
@@ -32,7 +32,7 @@ def plan_disk(settings: Settings, written: Sequence[int] = ()) -> DiskPlan:
     due = set(settings.checkpoint.steps(settings.train.total_steps())) - set(written)
     return disk_plan(
         settings.model.architecture,
-        settings.tuning.lora_config(),
+        settings.tuning.adapter_config(),
         checkpoints=len(due),
         weights=settings.checkpoint.weights,
         stack=settings.memory,

@@ -23,6 +23,7 @@ class RunRecord:
             "steps": before.get("steps", 0),
             "total_steps": None,
             "resumed_from_step": None,
+            "processes": 1,
             "skipped": before.get("skipped", []),
             "overrides": list(overrides),
             "started": before.get("started", _now()),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 from yaml import YAMLError
 
-from voxtrain.composition import apply_override, compose_config
+from voxtrain.composition import apply_override, choices_first, compose_config
 from voxtrain.fault import Fault, InputError
+from voxtrain.ranks.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from voxtrain.checkpoint.plan import CheckpointPlan
@@ -85,20 +85,6 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
         return int(min(by_rows, math.inf if self.max_steps is None else self.max_steps))
 
 
-class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
-    """Where the run computes."""
-
-    accelerator: Literal["cpu", "cuda"]
-    devices: Annotated[int, Field(ge=1, le=1)]
-    threads: PositiveInt | None
-
-    def environment(self, already: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The variables to set before torch is imported, here and in the post-hoc processes. The user's own stay."""
-        if self.threads is None or "OMP_NUM_THREADS" in already:
-            return {}
-        return {"OMP_NUM_THREADS": str(self.threads)}
-
-
 @dataclass(frozen=True)
 class Settings:
     """Every choice of a run, checked."""
@@ -154,7 +140,7 @@ def load(run: Path, overrides: Sequence[str] = ()) -> Settings:
         raise InputError(Fault(str(path), what, "restore it from a copy of the run folder")) from None
     if not isinstance(cfg, DictConfig):
         raise InputError(Fault(str(path), "this is no settings file", "restore it from a copy of the run folder"))
-    faults = [fault for override in overrides for fault in apply_override(cfg, override, GROUPS)]
+    faults = [fault for override in choices_first(overrides) for fault in apply_override(cfg, override, GROUPS)]
     return _checked(cfg, faults)
 
 
@@ -291,6 +277,10 @@ def _contradictions(settings: Settings) -> list[Fault]:
                 "set memory.frozen=fp32, or on a GPU memory.autocast=true",
             )
         )
+    processes, rows = settings.trainer.devices, settings.train.rows_per_step()
+    if processes > rows:
+        what = f"a step has {rows} rows (train.batch_size x train.grad_accum): some processes would never have one"
+        faults.append(Fault(f"trainer.devices = {processes}", what, f"say trainer.devices={rows}, or more rows a step"))
     if settings.train.loss_weights.diff == 0 and settings.train.loss_weights.stop == 0:
         faults.append(Fault("train.loss_weights", "both weights are 0: nothing would be learnt", "raise one of them"))
     return faults

@@ -11,32 +11,26 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from voxtrain.assembly import RunMemory, data_module, memory_plan, vox_module
 from voxtrain.door import tell
-from voxtrain.durable import read_json, remove_if_empty, write_json, write_whole
+from voxtrain.durable import read_json, read_log_rows, remove_if_empty, write_json, write_whole
 from voxtrain.fault import DONE, FAILED, STOPPED, WRONG_INPUT, InputError, RunFailed, Stopped
-from voxtrain.fit import RunMemory, first_step_of, fit
-from voxtrain.manifest.prepare import read_split
-from voxtrain.memory.plan import fit_faults
-from voxtrain.memory.remedies import remedies
+from voxtrain.fit import first_step_of, fit
 from voxtrain.preflight import Start
-from voxtrain.run_folder import SPLITS, DataFolder, RunFolder
-from voxtrain.run_plan import plan_memory, plan_work
+from voxtrain.run_folder import RunFolder
 from voxtrain.run_record import RunRecord
-from voxtrain.settings import Settings, from_config
+from voxtrain.settings import from_config
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
     from voxtrain.data.datamodule import SpeechDataModule
-    from voxtrain.model.module import VoxModule
+    from voxtrain.ranks.group import Ranks
 
 
 def sweep_job(cfg: DictConfig) -> dict[str, Any]:
@@ -130,23 +124,20 @@ def _keep_traceback(run: RunFolder) -> None:
 
 def train(start: Start, record: RunRecord) -> None:
     """Prepare the data, refuse what cannot fit, load the model and train it to the last step."""
-    from voxtrain.environment import describe
     from voxtrain.metrics.noise import silence_third_parties
+    from voxtrain.ranks.group import ALONE
 
-    settings, run = start.settings, start.run
     silence_third_parties()
-    first_step = first_step_of(start)
-    data = data_module(settings, run, first_step)
-    data.prepare_data()
-    plan = memory_plan(settings, run)
-    write_whole(run.config, OmegaConf.to_yaml(OmegaConf.create(settings.plain)))
-    write_json(run.environment, describe())
-    record.write(total_steps=settings.train.total_steps(), resumed_from_step=first_step if start.resumes else None)
+    if start.settings.trainer.devices > 1:
+        _train_together(start, record)
+        return
+    data, memory = prepared(start)
+    _begin(start, record)
     data.setup("fit")
-    module = vox_module(settings)
+    module = vox_module(start.settings, ALONE)
     began = time.monotonic()
     try:
-        fit(start, module, data, plan)
+        fit(start, module, data, memory, ALONE)
     finally:
         record.add_train_seconds(time.monotonic() - began)
         record.write(steps=module.steps_done, skipped=list(module.skipped))
@@ -154,77 +145,72 @@ def train(start: Start, record: RunRecord) -> None:
         free_the_gpu()
 
 
-def data_module(settings: Settings, run: RunFolder, first_step: int) -> SpeechDataModule:
-    """The rows of the run. The AudioVAE is loaded only for clips that have no cached latents yet."""
-    from voxtrain.data.datamodule import SpeechDataModule
-    from voxtrain.model import upstream
-    from voxtrain.model.size import training_cfg_rate
+def prepared(start: Start) -> tuple[SpeechDataModule, RunMemory]:
+    """Rows audited, cleaned and split, and the memory plan that they fit. Raises InputError."""
+    from voxtrain.environment import describe
+    from voxtrain.ranks.group import ALONE
 
-    folder = settings.model.folder
+    data = data_module(start.settings, start.run, first_step_of(start), ALONE)
+    data.prepare_data()
+    memory = memory_plan(start.settings, start.run)
+    write_whole(start.run.config, OmegaConf.to_yaml(OmegaConf.create(start.settings.plain)))
+    write_json(start.run.environment, describe())
+    return data, memory
 
-    def encode(wave: NDArray[np.float32]) -> Tensor:
-        return upstream.load_encoder(folder())(wave)
 
-    return SpeechDataModule(
-        source=settings.data,
-        clean=settings.clean,
-        split=settings.split,
-        seed=settings.seed,
-        batch_size=settings.train.batch_size,
-        grad_accum=settings.train.grad_accum,
-        max_positions=settings.memory.max_positions,
-        first_step=first_step,
-        total_steps=settings.train.total_steps(),
-        folder=DataFolder(run.data),
-        tokenize=upstream.load_tokenizer(folder()),
-        encode=encode,
-        vae_key=lambda: upstream.vae_key(folder()),
-        cfg_rate=training_cfg_rate(settings.model.architecture),
+def _begin(start: Start, record: RunRecord) -> None:
+    record.write(
+        total_steps=start.settings.train.total_steps(),
+        resumed_from_step=first_step_of(start) if start.resumes else None,
+        processes=start.settings.trainer.devices,
     )
 
 
-def memory_plan(settings: Settings, run: RunFolder) -> RunMemory:
-    """The plan for the longest step of the actual rows. Raises InputError when it does not fit the card."""
-    rows = [row for split in SPLITS for row in read_split(DataFolder(run.data), split)]
-    work = plan_work(settings, rows)
-    plan = plan_memory(settings, work, run.checkpoint_steps())
-    told = "; ".join(map(str, remedies(work, settings.memory, plan, count=2)))
-    faults = fit_faults(plan, settings.memory, told)
-    if faults:
-        raise InputError(*faults)
-    return RunMemory(plan, told)
+def _train_together(start: Start, record: RunRecord) -> None:
+    """The same in several processes. This one only starts them: it never touches a GPU, whose memory is all theirs."""
+    from voxtrain.checkpoint.stop import StopRequest
+    from voxtrain.ranks.launch import run_ranks
+
+    trainer = start.settings.trainer
+    memory = run_ranks(partial(prepare_apart, start), 1, "cpu")
+    _begin(start, record)
+    began = time.monotonic()
+    try:
+        with StopRequest() as stop:
+            stopped = run_ranks(
+                partial(learn, start, memory), trainer.devices, trainer.accelerator, lambda: stop.reason
+            )
+    finally:
+        record.add_train_seconds(time.monotonic() - began)
+        rows = read_log_rows(start.run.metrics)
+        skipped = [int(row["step"]) for row in rows if row["train/skipped"] == "1"]
+        record.write(steps=int(rows[-1]["step"]) if rows else 0, skipped=skipped)
+    if stopped is not None:
+        raise Stopped(stopped)
 
 
-def vox_module(settings: Settings) -> VoxModule:
-    """The model on its device, with its optimizer rule, schedule and memory stack."""
-    import torch
+def prepare_apart(start: Start, _: Ranks) -> RunMemory:
+    """What comes before the ranks, in a process of its own: it may use a GPU to encode audio."""
+    from voxtrain.metrics.noise import silence_third_parties
 
-    from voxtrain.model import upstream
-    from voxtrain.model.module import VoxModule
-    from voxtrain.model.tuning import LoraTuning
+    silence_third_parties()
+    data, memory = prepared(start)
+    data.setup("fit")
+    return memory
 
-    upstream.release_encoder()
-    device = torch.device("cuda", 0) if settings.trainer.accelerator == "cuda" else torch.device("cpu")
-    lora = settings.tuning if isinstance(settings.tuning, LoraTuning) else None
-    held = settings.memory.weights if lora is None else settings.memory.frozen
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[held]
-    return VoxModule(
-        upstream.load_model(settings.model.folder(), lora, device, dtype, settings.seed),
-        settings.tuning,
-        settings.optimizer,
-        settings.schedule,
-        weights_diff=settings.train.loss_weights.diff,
-        weights_stop=settings.train.loss_weights.stop,
-        weight_stop_positive=settings.train.loss_weights.stop_positive,
-        loss_normalisation=settings.train.loss_normalisation,
-        max_grad_norm=settings.train.max_grad_norm,
-        total_steps=settings.train.total_steps(),
-        state=settings.memory.state,
-        autocast=settings.memory.autocast,
-        activation_checkpointing=settings.memory.activation_checkpointing,
-        rounding=settings.memory.rounding,
-        seed=settings.seed,
-    )
+
+def learn(start: Start, memory: RunMemory, ranks: Ranks) -> str | None:
+    """The part of one rank. Returns why the run stopped early, None where it did not."""
+    from voxtrain.metrics.noise import silence_third_parties
+
+    silence_third_parties()
+    data = data_module(start.settings, start.run, first_step_of(start), ranks)
+    data.setup("fit")
+    try:
+        fit(start, vox_module(start.settings, ranks), data, memory, ranks)
+    except Stopped as stop:
+        return str(stop)
+    return None
 
 
 def free_the_gpu() -> None:

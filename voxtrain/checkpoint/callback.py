@@ -1,30 +1,38 @@
 """Saving while training: numbered checkpoints on plan, resumable states, and stopping at a step boundary.
 
-Everything here happens between two optimizer steps, where weights, optimizer state, counters and metrics belong
-together. This callback must come after the one that writes metrics.csv: the row of step N is on disk before state N.
+What is saved is what stands between two optimizer steps, where weights, optimizer state, counters and metrics belong
+together; it may be written beside the steps that follow (held.py). This callback must come after the one that writes
+metrics.csv: the row of step N is on disk before state N.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 from torch.optim import Optimizer
 
+from voxtrain.checkpoint.background import BackgroundWriter, Job, LowDisk, room_for
 from voxtrain.checkpoint.changes import fingerprint
+from voxtrain.checkpoint.facts import Facts, Origin, check_content, check_origin, read_facts, rows_fingerprint
 from voxtrain.checkpoint.folders import remove_leftovers
+from voxtrain.checkpoint.held import Held
 from voxtrain.checkpoint.plan import CheckpointPlan
-from voxtrain.checkpoint.resume import Learner, load_state, state_bytes, write_state
+from voxtrain.checkpoint.resume import load_state, weights_of_state
+from voxtrain.checkpoint.snapshot import Learner, can_be_read_beside_kernels, take_snapshot, write_snapshot
 from voxtrain.checkpoint.stop import StopRequest
-from voxtrain.checkpoint.writer import DTYPES, needed_bytes, point_latest, write_checkpoint
-from voxtrain.fault import RunFailed
-from voxtrain.memory.disk import RESERVE_BYTES, free_bytes, told_size
+from voxtrain.checkpoint.stream import LazyTensor, lazily
+from voxtrain.checkpoint.writer import DTYPES, point_latest, write_checkpoint
+from voxtrain.memory.disk import told_size
 from voxtrain.run_folder import RunFolder
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+POLL_S = 5.0
+"""Between two looks at a disk that is full."""
 
 
 class SaveCheckpoints(pl.Callback):
@@ -43,15 +51,25 @@ class SaveCheckpoints(pl.Callback):
         settings: Mapping[str, Any],
         stop: StopRequest,
         resumes: bool,
+        versions: Mapping[str, str | None],
     ) -> None:
-        """base: the resolved folder of the base model. settings: what stands in config.yaml, for the fingerprint."""
+        """base: the resolved folder of the base model. settings: what stands in config.yaml, for the fingerprint.
+
+        versions: of the packages that results depend on.
+        """
         super().__init__()
         self.stopped: str | None = None
         self._run, self._plan, self._total = run, plan, total_steps
         self._base, self._lora_config = base, lora_config
-        self._fingerprint = fingerprint(settings)
+        self._origin = Origin(fingerprint(settings), rows_fingerprint(run), dict(versions))
         self._stop, self._resumes = stop, resumes
+        self._writer = BackgroundWriter(run.root)
         self._disk_is_low = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Finish a run that has no step left to train: its last checkpoint may be missing, for want of room."""
+        if self._resumes and max(self._run.state_steps(), default=0) >= self._total:
+            self._finish_without_training(cast(Learner, pl_module))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write step 0, or load the newest state of a run that goes on."""
@@ -59,21 +77,59 @@ class SaveCheckpoints(pl.Callback):
         remove_leftovers(self._run)
         module = cast(Learner, pl_module)
         if self._resumes:
+            facts = self._trusted_facts()
             load_state(self._run, module, _optimizer(trainer))
+            _say(f"Going on from {_told(facts)}.")
             if self._run.checkpoint_steps():
                 point_latest(self._run)
         self._save_what_is_due(trainer, module)
         self._stop_if_asked(trainer, module)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """The weights are about to change: what a save still reads must be out of the way."""
+        self._writer.before_update()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One Lightning batch is one optimizer step: this is a step boundary."""
         module = cast(Learner, pl_module)
+        if not self._writer.busy:
+            self._heed(self._writer.settle())
         self._save_what_is_due(trainer, module)
         if self._asked_to_save():
-            self._save_state(trainer, module)
+            self._save(trainer, module, checkpoint=False, state=True)
         self._stop_if_asked(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait for the save under way."""
+        self._heed(self._writer.settle())
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """A save under way is of a step that was done: it is finished, unless somebody wants the process to end."""
+        if isinstance(exception, KeyboardInterrupt):
+            self._writer.abandon()
+        else:
+            self._writer.settle()
+
+    def _trusted_facts(self) -> Facts:
+        facts = read_facts(self._run)
+        for note in check_origin(self._run.state(facts.step), facts, self._origin):
+            _say(f"Mind: {note}; the rest of the run may differ in its last bits from one without this change.")
+        return facts
+
+    def _finish_without_training(self, module: Learner) -> None:
+        remove_leftovers(self._run)
+        facts = self._trusted_facts()
+        module.steps_done, module.rows_seen, module.skipped = facts.step, facts.rows_seen, list(facts.skipped)
+        if not self._run.checkpoint(facts.step).exists():
+            check_content(self._run.state(facts.step), facts)
+            with weights_of_state(self._run, facts.step) as weights:
+                self._heed(self._writer.write_now([self._checkpoint_job(module, weights)]))
+        if self._disk_is_low:
+            self.stopped = f"no step is left to train, but {self._stop.reason}"
 
     def _asked_to_save(self) -> bool:
         request = self._run.save_request
@@ -83,61 +139,90 @@ class SaveCheckpoints(pl.Callback):
 
     def _save_what_is_due(self, trainer: pl.Trainer, module: Learner) -> None:
         step = module.steps_done
-        if self._plan.is_checkpoint(step, self._total):
-            self._save_checkpoint(module)
-        # A state of the last step says that nothing is left to do, so it never stands without the last checkpoint.
-        if self._plan.is_state(step, self._total) and not (self._disk_is_low and step >= self._total):
-            self._save_state(trainer, module)
+        checkpoint, state = self._plan.is_checkpoint(step, self._total), self._plan.is_state(step, self._total)
+        self._save(trainer, module, checkpoint=checkpoint, state=state)
 
     def _stop_if_asked(self, trainer: pl.Trainer, module: Learner) -> None:
         at_the_end = module.steps_done >= self._total
         if self._stop.reason is None or self.stopped is not None or (at_the_end and not self._disk_is_low):
             return
         if not at_the_end:
-            self._save_state(trainer, module)
+            self._save(trainer, module, checkpoint=False, state=True)
+        self._heed(self._writer.settle())
         newest = max(self._run.state_steps(), default=None)
         saved = "no state could be saved" if newest is None else f"the state of step {newest} is saved"
         self.stopped = f"stopped after step {module.steps_done}: {self._stop.reason}; {saved}"
         trainer.should_stop = True
 
-    def _save_checkpoint(self, module: Learner) -> None:
-        step, tensors = module.steps_done, module.learnt_tensors()
-        if self._run.checkpoint(step).exists():
+    def _save(self, trainer: pl.Trainer, module: Learner, *, checkpoint: bool, state: bool) -> None:
+        """Write what is wanted of this step, each once; beside the next step where there is one."""
+        if not (checkpoint or state):
             return
-        dtype = self._plan.weights if self._lora_config is None else "fp32"
-        facts = {"rows_seen": module.rows_seen, "skipped": len(module.skipped), "fingerprint": self._fingerprint}
+        self._heed(self._writer.settle())
+        step = module.steps_done
+        checkpoint = checkpoint and not self._run.checkpoint(step).exists()
+        state = state and not self._run.state(step).exists()
+        optimizer = _optimizer(trainer)
+        goes_on = step < self._total and self._stop.reason is None
+        beside = self._plan.background and goes_on and can_be_read_beside_kernels(optimizer)
+        held = Held(self._plan.buffer_bytes()) if beside else None
+        jobs = list(self._jobs(module, optimizer, held, checkpoint=checkpoint, state=state))
+        if held is not None and self._has_room(jobs):
+            self._writer.start(jobs, held)
+        else:
+            self._wait_for_room(jobs)
+            self._heed(self._writer.write_now(jobs))
+
+    def _jobs(
+        self, module: Learner, optimizer: Optimizer, held: Held | None, *, checkpoint: bool, state: bool
+    ) -> Iterator[Job]:
+        if not (checkpoint or state):
+            return
+        learnt = module.learnt_tensors()
+        weights = lazily(learnt if held is None else held.hold(learnt, readings=checkpoint + state), None)
+        if checkpoint:
+            yield self._checkpoint_job(module, weights)
+        if state:
+            snapshot = take_snapshot(module, optimizer, held, weights)
+            what = f"the state of step {snapshot.step}"
+            yield Job(what, snapshot.nbytes, lambda: write_snapshot(self._run, snapshot, self._origin))
+
+    def _checkpoint_job(self, module: Learner, weights: Mapping[str, LazyTensor]) -> Job:
+        step, dtype = module.steps_done, self._plan.weights
+        facts = {"rows_seen": module.rows_seen, "skipped": len(module.skipped), **asdict(self._origin)}
 
         def write() -> object:
-            return write_checkpoint(self._run, step, tensors, self._base, self._lora_config, self._plan.weights, facts)
+            return write_checkpoint(self._run, step, weights, self._base, self._lora_config, dtype, facts)
 
-        self._unless_disk_is_low(f"checkpoint {step}", needed_bytes(tensors.values(), DTYPES[dtype]), write)
+        written = lazily(weights, DTYPES[dtype if self._lora_config is None else "fp32"])
+        return Job(f"checkpoint {step}", sum(tensor.nbytes for tensor in written.values()), write)
 
-    def _save_state(self, trainer: pl.Trainer, module: Learner) -> None:
-        if self._run.state(module.steps_done).exists():
+    def _wait_for_room(self, jobs: list[Job]) -> None:
+        """Under `low_disk: wait`, hold the run here until the jobs fit or it is asked to stop."""
+        if self._plan.low_disk == "stop" or self._has_room(jobs):
             return
-        optimizer = _optimizer(trainer)
-        needed = state_bytes(module, optimizer)
-        what = f"the state of step {module.steps_done}"
-        self._unless_disk_is_low(what, needed, lambda: write_state(self._run, module, optimizer, self._fingerprint))
+        needed = told_size(sum(job.needed_bytes for job in jobs))
+        what = " and ".join(job.what for job in jobs)
+        _say(f"The disk is low: {what} takes {needed}. Training waits here until there is room under {self._run.root}.")
+        while self._stop.reason is None and not self._has_room(jobs):
+            time.sleep(POLL_S)
 
-    def _unless_disk_is_low(self, what: str, needed: int, write: Callable[[], object]) -> None:
-        free = free_bytes(self._run.root)
-        if free < needed + RESERVE_BYTES:
-            self._stop_for_low_disk(what, needed, free)
-            return
-        try:
-            write()
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise RunFailed(f"{what} could not be written: {error}") from error
-            self._stop_for_low_disk(what, needed, free_bytes(self._run.root))
+    def _has_room(self, jobs: list[Job]) -> bool:
+        return room_for(self._run.root, sum(job.needed_bytes for job in jobs))
 
-    def _stop_for_low_disk(self, what: str, needed: int, free: int) -> None:
-        self._disk_is_low = True
-        self._stop.request(
-            f"the disk is low: {what} needs {told_size(needed)} and {told_size(free)} are free "
-            f"(free some space and go on with resume={self._run.root})"
-        )
+    def _heed(self, low: list[LowDisk]) -> None:
+        if low:
+            self._disk_is_low = True
+            self._stop.request(f"{low[0]} (free some space and go on with resume={self._run.root})")
+
+
+def _told(facts: Facts) -> str:
+    size = told_size(sum(facts.size_bytes.values()))
+    return f"the state of step {facts.step}: weights and optimizer state, {size}, every checksum as it was written"
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _optimizer(trainer: pl.Trainer) -> Optimizer:

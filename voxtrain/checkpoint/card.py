@@ -6,8 +6,9 @@ import csv
 from typing import Any
 
 from voxtrain.checkpoint.retention import read_evidence
-from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, STEP
+from voxtrain.checkpoint.writer import STEP
 from voxtrain.durable import read_json
+from voxtrain.model.adapter_files import files_in
 from voxtrain.run_folder import DataFolder, RunFolder
 
 LOSSES = ("loss/total", "loss/diff", "loss/stop")
@@ -16,8 +17,8 @@ LOSSES = ("loss/total", "loss/diff", "loss/stop")
 def model_card(run: RunFolder, step: int, *, merged: bool) -> str:
     """README.md of an exported checkpoint, Markdown."""
     folder = run.checkpoint(step)
-    adapter = (folder / ADAPTER).is_file()
-    kind = "full fine-tuning" if not adapter else "LoRA, merged into its base model" if merged else "LoRA adapter"
+    adapter = files_in(folder)
+    kind = "full fine-tuning" if adapter is None else "LoRA, merged into its base model" if merged else "LoRA adapter"
     facts = read_json(folder / STEP)
     lines = [
         "---",
@@ -29,7 +30,7 @@ def model_card(run: RunFolder, step: int, *, merged: bool) -> str:
         f"# A VoxCPM 2 fine-tuned by voxtrain {facts['voxtrain']} ({kind})",
         "",
         f"Step {step}, after {facts['rows_seen']:,} rows.",
-        *(["", f"Base model: `{read_json(folder / ADAPTER_CONFIG)['base_model']}`"] if adapter else []),
+        *(["", f"Base model: `{read_json(folder / adapter.config)['base_model']}`"] if adapter else []),
         "",
         "## Data",
         "",
@@ -41,7 +42,7 @@ def model_card(run: RunFolder, step: int, *, merged: bool) -> str:
         "",
         "## Use",
         "",
-        *_use(adapter and not merged),
+        *_use(adapter is not None and not merged),
     ]
     return "\n".join(lines) + "\n"
 

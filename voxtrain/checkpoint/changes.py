@@ -9,8 +9,12 @@ from typing import Any
 
 from voxtrain.fault import Fault
 
-MAY_CHANGE = ("resume", "validation", "listening", "logger", "checkpoint")
-"""Settings, and groups of them, that say what is written or judged and not what is learnt."""
+MAY_CHANGE = ("resume", "validation", "listening", "logger", "checkpoint", "trainer.devices")
+"""Settings, and groups of them, that say what is written or judged and not what is learnt.
+
+With another number of processes every step has the same rows and draws; its sums are taken in another order, so the
+run goes on equal up to the last bits, and not bit for bit.
+"""
 
 MAY_GROW = ("train.max_steps",)
 """Settings that may be raised."""
@@ -53,7 +57,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _is_free(key: str) -> bool:
-    return key.split(".", 1)[0] in MAY_CHANGE
+    return key in MAY_CHANGE or key.split(".", 1)[0] in MAY_CHANGE
 
 
 def _grows(old: Any, new: Any) -> bool:

@@ -1,14 +1,14 @@
 """Export: a checkpoint as a folder of its own that upstream's tools load, with a model card that shows the evidence.
 
 A full checkpoint and an adapter are copied as they are; an adapter may be merged into its base model, in fp32 and one
-tensor at a time, and written in the base's dtype.
+tensor at a time, and written in the base's dtype. An adapter that upstream's tools cannot place leaves merged alone.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ from torch import Tensor
 
 from voxtrain.checkpoint.card import model_card
 from voxtrain.checkpoint.retention import read_evidence
-from voxtrain.checkpoint.stream import NAMES, LazyTensor, write_safetensors
-from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, MODEL, STEP, companions
+from voxtrain.checkpoint.stream import DTYPES, LazyTensor, write_safetensors
+from voxtrain.checkpoint.writer import MODEL, STEP, companions
 from voxtrain.durable import folder_aside, read_json, write_whole
 from voxtrain.fault import Fault, InputError
+from voxtrain.model.adapter_files import OURS, AdapterFiles, files_in
 from voxtrain.run_folder import RunFolder
-
-DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 def chosen_step(run: RunFolder, wanted: str) -> int:
@@ -53,9 +52,10 @@ def export(run: RunFolder, step: int, out: Path, *, merged: bool) -> Path:
     faults = _faults(source, out, merged)
     if faults:
         raise InputError(*faults)
+    adapter = files_in(source)
     with folder_aside(out) as aside:
-        if merged:
-            _write_merged(source, aside)
+        if merged and adapter is not None:
+            _write_merged(source, adapter, aside)
         else:
             for path in sorted(source.iterdir()):
                 shutil.copyfile(path, aside / path.name)
@@ -64,23 +64,26 @@ def export(run: RunFolder, step: int, out: Path, *, merged: bool) -> Path:
 
 
 def _faults(source: Path, out: Path, merged: bool) -> list[Fault]:
-    faults = []
+    adapter, faults = files_in(source), []
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         faults.append(Fault(str(out), "this exists and is not an empty folder", "name a new folder"))
-    if merged and not (source / ADAPTER).is_file():
-        faults.append(Fault("--merged", f"{source} holds full weights, no adapter", "leave --merged out"))
-    if merged and (source / ADAPTER_CONFIG).is_file():
-        base = Path(read_json(source / ADAPTER_CONFIG)["base_model"])
+    if adapter is None:
+        return faults + ([Fault("--merged", f"{source} holds full weights, no adapter", "leave it out")] * merged)
+    if adapter == OURS and not merged:
+        what = "tuning.locenc and tuning.stop_head place adapters that upstream's tools would pass over without a word"
+        faults.append(Fault(str(source / adapter.weights), what, "add --merged, which puts them into the base model"))
+    if merged:
+        base = Path(read_json(source / adapter.config)["base_model"])
         if not (base / MODEL).is_file():
-            remedy = f"put the base model there, or mend base_model in {source / ADAPTER_CONFIG}"
+            remedy = f"put the base model there, or mend base_model in {source / adapter.config}"
             faults.append(Fault(str(base), f"the base model is not there ({MODEL})", remedy))
     return faults
 
 
-def _write_merged(source: Path, aside: Path) -> None:
-    config = read_json(source / ADAPTER_CONFIG)
+def _write_merged(source: Path, adapter: AdapterFiles, aside: Path) -> None:
+    config = read_json(source / adapter.config)
     base, lora = Path(config["base_model"]), config["lora_config"]
-    with merged_tensors(base / MODEL, source / ADAPTER, scale=lora["alpha"] / lora["r"]) as tensors:
+    with merged_tensors(base / MODEL, source / adapter.weights, scale=lora["alpha"] / lora["r"]) as tensors:
         write_safetensors(aside / MODEL, tensors)
     for path in companions(base):
         shutil.copyfile(path, aside / path.name)
@@ -107,7 +110,7 @@ def merged_tensors(model: Path, adapter: Path, scale: float) -> Iterator[dict[st
 def _lazy(base: Any, added: Any, name: str, layers: set[str], scale: float) -> LazyTensor:
     view, layer = base.get_slice(name), name.removesuffix(".weight")
     make = _adapted(base, added, layer, scale) if name == f"{layer}.weight" and layer in layers else _same(base, name)
-    return LazyTensor(tuple(view.get_shape()), DTYPES[view.get_dtype()], make)
+    return LazyTensor(tuple(view.get_shape()), DTYPES[view.get_dtype()], lambda: nullcontext(make()))
 
 
 def _same(base: Any, name: str) -> Callable[[], Tensor]:

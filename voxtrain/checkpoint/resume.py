@@ -1,119 +1,64 @@
-"""Resumable states: everything a run needs to go on bit for bit, in one folder that is complete or absent.
-
-A state holds the learnt tensors at the precision in which they learn, the optimizer's state and the counters. It
-holds no random state and no place in the data, since every draw and every row is a function of (seed, place).
-The newer state is complete before the older one goes, so that one good state exists at every instant.
-"""
+"""Resumable states, read: put back bit for bit, strictly, after every file was compared with its checksum."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
-from voxtrain import __version__
-from voxtrain.checkpoint.folders import remove_folder
-from voxtrain.checkpoint.stream import lazily, write_safetensors
-from voxtrain.checkpoint.writer import needed_bytes
-from voxtrain.durable import folder_aside, read_json, write_json
+from voxtrain.checkpoint.facts import OPTIMIZER, OPTIMIZER_PLAIN, WEIGHTS, broken, check_content, read_facts
+from voxtrain.checkpoint.optimizer_tree import put_together
+from voxtrain.checkpoint.snapshot import Learner, finish_device_work
+from voxtrain.checkpoint.stream import DTYPES, LazyTensor
+from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.run_folder import RunFolder
-
-WEIGHTS, OPTIMIZER, FACTS = "weights.safetensors", "optimizer.pt", "state.json"
-
-
-class Learner(Protocol):
-    """What a state is taken from and put back into: VoxModule, and the stand-ins of tests."""
-
-    steps_done: int
-    rows_seen: int
-    skipped: list[int]
-
-    def learnt_tensors(self) -> dict[str, Tensor]:
-        """The tensors that learn, by name; they share memory with the model."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """state.json."""
-
-    step: int
-    rows_seen: int
-    skipped: list[int]
-    fingerprint: str  # of the settings that may not change
-    voxtrain: str
-    size_bytes: dict[str, int]  # of each file beside it
-
-
-def write_state(run: RunFolder, module: Learner, optimizer: Optimizer, fingerprint: str) -> int:
-    """Write the state after `module.steps_done` updates, unless it stands there already, and remove the older ones.
-
-    Returns the step. Raises OSError when the disk is full or not writable; the older state stands untouched then.
-    """
-    step = module.steps_done
-    folder = run.state(step)
-    if not folder.exists():
-        _finish_device_work()
-        with folder_aside(folder) as aside:
-            write_safetensors(aside / WEIGHTS, lazily(module.learnt_tensors(), None))
-            _save(_plain(optimizer.state_dict()), aside / OPTIMIZER)
-            sizes = {name: (aside / name).stat().st_size for name in (WEIGHTS, OPTIMIZER)}
-            facts = Facts(step, module.rows_seen, list(module.skipped), fingerprint, __version__, sizes)
-            write_json(aside / FACTS, asdict(facts))
-    for older in run.state_steps():
-        if older != step:
-            remove_folder(run.state(older))
-    return step
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    """torch.save, which tells of a full disk only as a RuntimeError about a wrong position in the file."""
-    try:
-        with path.open("wb") as file:
-            torch.save(state, file)
-    except RuntimeError as error:
-        if "inline_container" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-
-
-def read_facts(run: RunFolder) -> Facts:
-    """What the newest state says of itself. Raises InputError where there is none, or it is not whole."""
-    steps = run.state_steps()
-    if not steps:
-        raise InputError(Fault(f"resume = {run.root}", "the run has saved no state to go on from", "start a new run"))
-    folder = run.state(steps[-1])
-    try:
-        facts = Facts(**read_json(folder / FACTS))
-        wrong = [name for name, size in facts.size_bytes.items() if (folder / name).stat().st_size != size]
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(_broken(folder, str(error))) from None
-    if wrong:
-        raise InputError(_broken(folder, f"{', '.join(wrong)} was cut short or changed"))
-    return facts
 
 
 def load_state(run: RunFolder, module: Learner, optimizer: Optimizer) -> int:
     """Put the newest state into `module` and `optimizer`, bit for bit, and return its step. Strict: nothing is skipped.
 
-    Raises InputError when the state is not whole, or is that of another model, adapter or optimizer.
+    Raises InputError when the state is not what was written, or is that of another model, adapter or optimizer.
     """
     facts = read_facts(run)
     folder = run.state(facts.step)
+    check_content(folder, facts)
+    saved = _read_optimizer(folder)
     _load_weights(folder, module.learnt_tensors())
-    saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
     _load_optimizer(optimizer, saved, folder)
     module.steps_done, module.rows_seen, module.skipped = facts.step, facts.rows_seen, list(facts.skipped)
     return facts.step
+
+
+@contextmanager
+def weights_of_state(run: RunFolder, step: int) -> Iterator[dict[str, LazyTensor]]:
+    """The learnt tensors of a state, each read from its file when it is looked at."""
+    folder = run.state(step)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt", device="cpu") as saved:
+            yield {name: _lazily_read(saved, name) for name in saved.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(broken(folder, str(error))) from None
+
+
+def _lazily_read(saved: Any, name: str) -> LazyTensor:
+    view = saved.get_slice(name)
+    return LazyTensor(tuple(view.get_shape()), DTYPES[view.get_dtype()], lambda: nullcontext(saved.get_tensor(name)))
+
+
+def _read_optimizer(folder: Path) -> dict[str, Any]:
+    try:
+        with safe_open(folder / OPTIMIZER, framework="pt", device="cpu") as saved:
+            state: dict[str, Any] = put_together(read_json(folder / OPTIMIZER_PLAIN), saved.get_tensor)
+            return state
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(broken(folder, str(error))) from None
 
 
 def _load_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -126,7 +71,7 @@ def _load_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
                     raise InputError(_other_model(folder, name, value, tensor))
                 tensor.copy_(value)
     except SafetensorError as error:
-        raise InputError(_broken(folder, str(error))) from None
+        raise InputError(broken(folder, str(error))) from None
 
 
 def _check_names(folder: Path, saved: set[str], wanted: set[str]) -> None:
@@ -147,10 +92,6 @@ def _other_model(folder: Path, name: str, saved: Tensor, wanted: Tensor) -> Faul
 
 def _told(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _broken(folder: Path, what: str) -> Fault:
-    return Fault(str(folder), f"the state cannot be read: {what}", "restore the folder from a copy, or start a new run")
 
 
 def _load_optimizer(optimizer: Optimizer, saved: dict[str, Any], folder: Path) -> None:
@@ -176,27 +117,4 @@ def _page_again(optimizer: Any) -> None:
                 state[name] = buffer
             elif isinstance(value, Tensor):
                 state[name] = value.to(parameter.device)
-    _finish_device_work()
-
-
-def _plain(value: Any) -> Any:
-    """The same state without attributes on its tensors: bitsandbytes marks paged ones, and a copy is not paged."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(inner) for inner in value)
-    return value
-
-
-def _finish_device_work() -> None:
-    """Paged state is read by the CPU: what the card still does to it must be done first."""
-    if torch.cuda.is_available() and torch.cuda.memory_allocated():
-        torch.cuda.synchronize()
-
-
-def state_bytes(module: Learner, optimizer: Optimizer) -> int:
-    """The bytes that the next state will take, nearly (the index of its files is small)."""
-    weights = needed_bytes(module.learnt_tensors().values(), None)
-    return weights + sum(t.nbytes for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
+    finish_device_work()

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The end of a job, Ctrl-C, and Slurm's warning before the end."""
+WITHOUT_INTERRUPT = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
     """Remembers that somebody asked the run to stop. `with StopRequest() as stop:` puts the old handlers back."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+        """signals: those to take; a rank of several leaves Ctrl-C to the process that started it."""
+        self._signals = tuple(signals)
         self.reason: str | None = None
         self._interrupts = 0
         self._before: dict[signal.Signals, Any] = {}
@@ -37,7 +41,7 @@ class StopRequest:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in self._signals:
             before = signal.signal(number, self._remember)
             self._before.setdefault(number, before)
 

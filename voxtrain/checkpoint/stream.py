@@ -1,4 +1,4 @@
-"""Safetensors files written one tensor at a time, so that host memory never holds a second copy of the model.
+"""Safetensors files written one piece of a tensor at a time, so that host memory never holds a second copy of a model.
 
 The library's own writer wants all tensors on the CPU, in their final dtype, at once: 4.3 GiB for bf16 weights of
 VoxCPM 2 and 8.5 GiB for fp32. The bytes written here are equal to the library's (a test holds it so).
@@ -6,16 +6,18 @@ VoxCPM 2 and 8.5 GiB for fp32. The bytes written here are equal to the library's
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from voxtrain.checkpoint.digests import ALGORITHMS, NUMBERED
 
 NAMES = {
     torch.int64: "I64",
@@ -24,20 +26,26 @@ NAMES = {
     torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 """Names of dtypes in a safetensors header, in the order in which the library puts them: wide first, for alignment."""
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+"""The other way round."""
 _ORDER = {dtype: place for place, dtype in enumerate(NAMES)}
+PIECE_BYTES = 2**24
+"""What of a tensor is on its way to the file at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A tensor that is made when its turn to be written comes."""
+    """A tensor that is looked at when its turn to be written comes, and only while it is written."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
-    make: Callable[[], Tensor]
+    dtype: torch.dtype  # in the file
+    reading: Callable[[], AbstractContextManager[Tensor]]
 
     @property
     def nbytes(self) -> int:
@@ -45,23 +53,25 @@ class LazyTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def lazily(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, LazyTensor]:
+def lazily(tensors: Mapping[str, Tensor | LazyTensor], dtype: torch.dtype | None) -> dict[str, LazyTensor]:
     """Tensors as they are to be written: floating ones in `dtype` (None: in their own), others as they are."""
-
-    def written(tensor: Tensor) -> LazyTensor:
-        cast = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-        return LazyTensor(tuple(tensor.shape), cast, lambda: tensor)
-
-    return {name: written(tensor) for name, tensor in tensors.items()}
+    return {name: _in_dtype(tensor, dtype) for name, tensor in tensors.items()}
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> str:
-    """Write `tensors` with the metadata {"format": "pt"} alone, and return the file's sha256.
+def _in_dtype(tensor: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
+    cast = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
+    if isinstance(tensor, LazyTensor):
+        return replace(tensor, dtype=cast)
+    return LazyTensor(tuple(tensor.shape), cast, lambda: nullcontext(tensor))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], algorithm: str = NUMBERED) -> str:
+    """Write `tensors` with the metadata {"format": "pt"} alone, and return the file's checksum.
 
     More metadata keys would come in an order that differs from process to process, and with it the file's bytes.
     """
     names = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype], name))
-    digest = hashlib.sha256()
+    digest = ALGORITHMS[algorithm]()
     with path.open("wb") as file:
         for piece in chain([_header(tensors, names)], *(_bytes_of(tensors[name]) for name in names)):
             file.write(piece)
@@ -83,7 +93,11 @@ def _header(tensors: Mapping[str, LazyTensor], names: list[str]) -> bytes:
 
 
 def _bytes_of(lazy: LazyTensor) -> Iterator[bytes | memoryview]:
-    tensor = lazy.make().detach().to(device="cpu", dtype=lazy.dtype).contiguous()
-    assert tuple(tensor.shape) == lazy.shape, f"promised {lazy.shape}, made {tuple(tensor.shape)}"
-    if tensor.numel():
-        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+    with lazy.reading() as tensor:
+        assert tuple(tensor.shape) == lazy.shape, f"promised {lazy.shape}, made {tuple(tensor.shape)}"
+        flat = tensor.detach().reshape(-1)  # a copy only where it is not contiguous
+        step = PIECE_BYTES // max(flat.dtype.itemsize, lazy.dtype.itemsize)
+        for start in range(0, flat.numel(), step):
+            # first to the host and then to the file's dtype: the card gets no copy of anything
+            piece = flat[start : start + step].to("cpu").to(lazy.dtype)
+            yield piece.view(torch.uint8).numpy().data

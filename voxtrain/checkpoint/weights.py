@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch
 
-from voxtrain.checkpoint.writer import ADAPTER, ADAPTER_CONFIG, MODEL, STEP, sha256_of
+from voxtrain.checkpoint.digests import sha256_of
+from voxtrain.checkpoint.writer import MODEL, STEP
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
+from voxtrain.model.adapter_files import config_file, files_in, read_adapter_config
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters, load_adapter, load_model
 from voxtrain.model.weights import check_names, open_weights
@@ -38,8 +40,8 @@ def check_content(folder: Path) -> None:
 
 def weights_file(folder: Path) -> Path:
     """The adapter of a LoRA checkpoint, the whole model's weights of another."""
-    adapter = folder / ADAPTER
-    return adapter if adapter.is_file() else folder / MODEL
+    adapter = files_in(folder)
+    return folder / (MODEL if adapter is None else adapter.weights)
 
 
 def first_model(
@@ -72,9 +74,10 @@ def put_weights(model: VoxCPM2Model, folder: Path, lora: LoraTuning | None) -> N
 
 def check_adapter(folder: Path, lora: LoraTuning) -> None:
     """Raise InputError unless the adapter was made with the run's own tuning."""
-    made_with, wanted = read_json(folder / ADAPTER_CONFIG)["lora_config"], lora.lora_config()
+    path = config_file(folder)
+    made_with, wanted = read_adapter_config(folder), lora.adapter_config()
     other = [
         f"{key}: {made_with.get(key)}, not {value}" for key, value in wanted.items() if made_with.get(key) != value
     ]
     if other:
-        raise InputError(Fault(str(folder / ADAPTER_CONFIG), f"it is another adapter ({'; '.join(other)})", REMEDY))
+        raise InputError(Fault(str(path), f"it is another adapter ({'; '.join(other)})", REMEDY))

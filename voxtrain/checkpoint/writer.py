@@ -1,16 +1,17 @@
 """Numbered checkpoints: folders that upstream's tools load as they are, complete or absent.
 
 Full fine-tuning: `model.safetensors` beside the base model's own config, tokenizer and AudioVAE. LoRA:
-`lora_weights.safetensors` and `lora_config.json`. In both `step.json` says what the folder holds.
+`lora_weights.safetensors` and `lora_config.json`, or ours where upstream cannot name all adapters
+(model/adapter_files.py). In both `step.json` says what the folder holds.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor
 
 from voxtrain import __version__
-from voxtrain.checkpoint.stream import lazily, write_safetensors
+from voxtrain.checkpoint.digests import sha256_of
+from voxtrain.checkpoint.stream import LazyTensor, lazily, write_safetensors
 from voxtrain.durable import flush_folder, folder_aside, write_json
 from voxtrain.fault import Fault, InputError
+from voxtrain.model.adapter_files import described, files_for
 from voxtrain.run_folder import RunFolder
 
-MODEL, ADAPTER, ADAPTER_CONFIG, STEP = "model.safetensors", "lora_weights.safetensors", "lora_config.json", "step.json"
+MODEL, STEP = "model.safetensors", "step.json"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 AUDIO_VAE = ("audiovae.safetensors", "audiovae.pth")
@@ -49,7 +52,7 @@ COPIED = ("config.json",)
 def write_checkpoint(
     run: RunFolder,
     step: int,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | LazyTensor],
     base: Path,
     lora_config: Mapping[str, Any] | None,
     dtype: Literal["bf16", "fp32"],
@@ -58,8 +61,8 @@ def write_checkpoint(
     """Write the checkpoint after `step` updates, unless it stands there already, and point `latest` at the newest.
 
     tensors: full: all but the AudioVAE's, under upstream's keys, written in `dtype`; LoRA: the adapter's, written in
-    fp32. facts: put into step.json as they are (rows seen, ...). Raises OSError when the disk
-    is full or not writable; the folder is absent then.
+    fp32. lora_config: LoraTuning.adapter_config. facts: put into step.json as they are (rows seen, ...). Raises OSError
+    when the disk is full or not writable; the folder is absent then.
     """
     folder = run.checkpoint(step)
     if not folder.exists():
@@ -73,7 +76,9 @@ def write_checkpoint(
     return folder
 
 
-def _write_full(aside: Path, tensors: Mapping[str, Tensor], base: Path, dtype: torch.dtype) -> dict[str, str]:
+def _write_full(
+    aside: Path, tensors: Mapping[str, Tensor | LazyTensor], base: Path, dtype: torch.dtype
+) -> dict[str, str]:
     sums = {MODEL: write_safetensors(aside / MODEL, lazily(tensors, dtype))}
     for source in companions(base):
         link_or_copy(source, aside / source.name)
@@ -82,11 +87,12 @@ def _write_full(aside: Path, tensors: Mapping[str, Tensor], base: Path, dtype: t
 
 
 def _write_adapter(
-    aside: Path, tensors: Mapping[str, Tensor], base: Path, lora_config: Mapping[str, Any]
+    aside: Path, tensors: Mapping[str, Tensor | LazyTensor], base: Path, lora_config: Mapping[str, Any]
 ) -> dict[str, str]:
-    written = write_safetensors(aside / ADAPTER, lazily(tensors, torch.float32))
-    write_json(aside / ADAPTER_CONFIG, {"base_model": str(base.resolve()), "lora_config": dict(lora_config)})
-    return {ADAPTER: written, ADAPTER_CONFIG: sha256_of(aside / ADAPTER_CONFIG)}
+    files = files_for(lora_config)
+    written = write_safetensors(aside / files.weights, lazily(tensors, torch.float32))
+    write_json(aside / files.config, described(base, lora_config))
+    return {files.weights: written, files.config: sha256_of(aside / files.config)}
 
 
 def companions(base: Path) -> list[Path]:
@@ -107,28 +113,38 @@ def companions(base: Path) -> list[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link the file (twelve checkpoints need one AudioVAE), or copy it where that cannot be."""
+    """Let the file share its blocks with the base model's (twelve checkpoints need one AudioVAE), or copy it.
+
+    A reflink (btrfs, XFS) shares blocks until one of the two is written to; a hard link is the same file; a copy is
+    made where neither can be.
+    """
     source = source.resolve()  # a hub snapshot holds symlinks; a link to one would break when the cache is moved
+    if _reflink(source, target):
+        return
     if target.name not in COPIED:
         try:
             os.link(source, target)
             return
-        except OSError:  # another file system, or one without hard links, or a file of another user
-            pass
+        except OSError as error:  # another file system, or one without hard links, or a file of another user
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
     shutil.copyfile(source, target)
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file; a file that has not changed since is not read again."""
-    path = path.resolve()
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+FICLONE = 0x40049409
+"""ioctl_ficlone(2): make a file share all blocks of another."""
 
 
-@lru_cache(maxsize=256)
-def _sha256(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _reflink(source: Path, target: Path) -> bool:
+    """Whether the file system could do it; nothing is left where it could not."""
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+            return True
+        except OSError:
+            pass
+    target.unlink()
+    return False
 
 
 def point_latest(run: RunFolder) -> None:
@@ -142,8 +158,3 @@ def point_latest(run: RunFolder) -> None:
     aside.symlink_to(newest.name)
     aside.replace(latest)
     flush_folder(newest.parent)
-
-
-def needed_bytes(tensors: Iterable[Tensor], dtype: torch.dtype | None) -> int:
-    """The bytes of tensors when written, floating ones in `dtype` (None: in their own)."""
-    return sum(t.numel() * (dtype if dtype and t.is_floating_point() else t.dtype).itemsize for t in tensors)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from voxtrain.composition import compose_config
+from voxtrain.composition import compose_config, unused_overrides
 from voxtrain.data.latent_store import DAY_S, today
 from voxtrain.data.pruning import Shelf, prune, shelves
 from voxtrain.door import run_door, split_arguments
@@ -54,7 +54,9 @@ def main(arguments: list[str]) -> int:
 def _folder(settings: Sequence[str], days: int | None, *, apply: bool) -> Path:
     """Where latents are kept. Raises InputError with all that is wrong with the arguments."""
     paths, overrides = split_arguments(settings)
-    cfg, faults = compose_config(overrides)
+    idle = unused_overrides(overrides, ("data.cache_dir",))
+    cfg, faults = compose_config([o for o in overrides if o not in {fault.where for fault in idle}])
+    faults += idle
     faults += [Fault(str(path), "this is no setting", f"did you mean data.cache_dir={path}?") for path in paths]
     if days is not None and days < 0:
         faults.append(Fault(f"--prune-older-than {days}", "this is no number of days", "give 0 or more"))

@@ -35,6 +35,7 @@ class SpeechDataModule(pl.LightningDataModule):
     folder: where the prepared rows are, or will be. first_step: updates that were done before this sitting.
     tokenize: text -> token ids. encode: wave [samples] float32 at 16 kHz -> latents [A, P, D]; called only for audio
     whose latents are in no cache. vae_key: stands for `encode`, or gives that when latents are first needed.
+    rank, ranks: of the processes that share every step, which this is.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class SpeechDataModule(pl.LightningDataModule):
         encode: Callable[[np.ndarray], Tensor],
         vae_key: str | Callable[[], str],
         cfg_rate: float,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         super().__init__()
         self._source, self._clean, self._split, self._folder = source, clean, split, folder
-        self._plan = StepPlan(seed, batch_size, grad_accum, max_positions, cfg_rate)
+        self._plan = StepPlan(seed, batch_size, grad_accum, max_positions, cfg_rate, rank, ranks)
         self._first_step, self._total_steps = first_step, total_steps
         self._tokenize, self._encode, self._vae_key = tokenize, encode, vae_key
         self._cache: LatentCache | None = None

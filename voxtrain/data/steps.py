@@ -10,7 +10,8 @@ from torch.utils.data import IterableDataset
 from voxtrain.batch import Draws, StepBatch
 from voxtrain.data.draws import training_draws
 from voxtrain.data.order import row_index
-from voxtrain.data.packing import PackedRow, collate, cut_step
+from voxtrain.data.packing import PackedRow, collate
+from voxtrain.data.share import cut_shares
 from voxtrain.manifest.row import Row
 
 
@@ -18,7 +19,8 @@ from voxtrain.manifest.row import Row
 class StepPlan:
     """How steps are made of rows.
 
-    max_positions: padded positions of one micro-batch; null: `batch_size` rows each. Changes nothing that is learnt.
+    max_positions: padded positions of one micro-batch; null: `batch_size` rows each. rank, ranks: of the processes that
+    share every step, which this is. None of them changes anything that is learnt.
     """
 
     seed: int
@@ -26,6 +28,8 @@ class StepPlan:
     grad_accum: int
     max_positions: int | None
     cfg_rate: float  # share of positions whose condition is dropped
+    rank: int = 0
+    ranks: int = 1
 
     @property
     def rows(self) -> int:
@@ -34,7 +38,7 @@ class StepPlan:
 
 
 class Steps(IterableDataset[StepBatch]):
-    """Steps first_step + 1 .. total_steps, each one batch."""
+    """Steps first_step + 1 .. total_steps, each one batch: its counts are of the whole step, its rows this rank's."""
 
     def __init__(
         self, rows: Sequence[Row], pack: Callable[[Row], PackedRow], plan: StepPlan, first_step: int, total_steps: int
@@ -52,20 +56,21 @@ class Steps(IterableDataset[StepBatch]):
         places = range((step - 1) * plan.rows, step * plan.rows)
         chosen = [self._rows[row_index(plan.seed, n, len(self._rows))] for n in places]
         packed = [self._pack(row) for row in chosen]
-        cut = cut_step([row.positions for row in packed], plan.batch_size, plan.max_positions)
+        lengths = [row.positions for row in packed]
+        cuts = cut_shares(lengths, plan.ranks, plan.batch_size, plan.max_positions)
         micro_batches = tuple(
             collate(
                 [packed[i] for i in part], [self._draws(packed[i], places[i]) for i in part], [places[i] for i in part]
             )
-            for part in cut
+            for part in cuts[plan.rank]
         )
         return StepBatch(
             step=step,
             micro_batches=micro_batches,
             rows=plan.rows,
             loss_positions=sum(row.loss_positions for row in packed),
-            positions=sum(row.positions for row in packed),
-            padded_positions=sum(batch.text_tokens.numel() for batch in micro_batches),
+            positions=sum(lengths),
+            padded_positions=sum(len(part) * max(lengths[i] for i in part) for cut in cuts for part in cut),
             audio_seconds=sum(row.duration_s or 0.0 for row in chosen),
         )
 

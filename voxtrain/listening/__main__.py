@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from voxtrain.door import run_door, split_arguments
+from voxtrain.door import run_door, run_settings, split_arguments
 from voxtrain.fault import DONE, FAILED, Fault, InputError
 from voxtrain.listening.generate import Heard, listen
 from voxtrain.listening.page import write_page
 from voxtrain.listening.table import lines
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
-from voxtrain.settings import load
+
+USES = ("listening", "model", "name")
+"""The settings that this door makes use of."""
 
 
 def main(arguments: list[str]) -> int:
     """Make the samples that are missing and the page; FAILED when a checkpoint could not speak at all."""
     folder, overrides = parse(arguments)
-    settings = load(folder, overrides)
+    settings = run_settings(folder, overrides, USES)
     run = RunFolder(folder.resolve())
     if not run.checkpoint_steps():
         raise InputError(Fault(str(folder), "this run holds no checkpoint", "wait for the first, or train"))

@@ -1,6 +1,7 @@
 """The door of the memory room: the memory and disk plan of a run, which starts nothing.
 
     python -m voxtrain.memory +recipe=full_sft_24gb [--card 4090] [--json]
+    python -m voxtrain.memory RUN [memory=16gb ...]      with the run's own training rows
 
 Exit code 0 whether the run fits or not. Without data.manifest every row is assumed to last `clean.max_seconds`.
 """
@@ -13,15 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from voxtrain.door import run_door, split_arguments
+from voxtrain.door import run_door, run_settings, split_arguments
 from voxtrain.fault import DONE, Fault, InputError
+from voxtrain.manifest.prepare import read_split
+from voxtrain.manifest.row import Row
 from voxtrain.manifest.usable import rows_of
 from voxtrain.memory.card import size_gib
 from voxtrain.memory.disk import DiskPlan, free_bytes, told_size
 from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, predict
 from voxtrain.memory.remedies import Remedy, remedies
+from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.run_plan import plan_disk, plan_work
-from voxtrain.settings import Settings, compose, load
+from voxtrain.settings import Settings, compose
+
+USES = (
+    *("model", "tuning", "memory", "checkpoint", "clean.max_seconds"),
+    *("data.manifest", "data.columns", "data.group_by"),
+    *("train.max_steps", "train.max_rows", "train.batch_size", "train.grad_accum"),
+)
+"""The settings that the plan of a run makes use of."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,9 +43,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     given = parser.parse_intermixed_args(arguments)
     paths, overrides = split_arguments(given.settings)
-    settings, manifest = _settings(paths, overrides)
+    settings, rows = _run(paths, overrides) if paths else _described(overrides)
     card_gib = settings.memory.card_gib() if given.card is None else _card(given.card)
-    rows = rows_of(manifest, settings.data.columns, settings.data.group_by) if manifest else []
     work, disk = plan_work(settings, rows), plan_disk(settings)
     plan = predict(work, settings.memory, disk.added_at_peak_bytes, card_gib)
     found = remedies(work, settings.memory, plan, count=2)
@@ -45,14 +55,28 @@ def main(arguments: list[str]) -> int:
     return DONE
 
 
-def _settings(paths: Sequence[Path], overrides: list[str]) -> tuple[Settings, Path | None]:
-    """The settings, and the manifest that they name; a plan can do without, and then any name stands for it."""
-    if paths:
-        settings = load(paths[0], overrides)
-        return settings, settings.data.manifest
-    given = any(override.startswith("data.manifest=") for override in overrides)
-    settings = compose(overrides if given else ["data.manifest=none", *overrides])
-    return settings, settings.data.manifest if given else None
+def _run(paths: Sequence[Path], overrides: list[str]) -> tuple[Settings, list[Row]]:
+    """A run's settings and its own training rows; where it is to be planned with other data, those."""
+    if len(paths) > 1:
+        raise InputError(Fault("python -m voxtrain.memory", f"{len(paths)} run folders were named", "name one"))
+    settings = run_settings(paths[0], overrides, USES)
+    prepared = DataFolder(RunFolder(paths[0]).data)
+    if prepared.rows("train").is_file() and not any(o.startswith(("data=", "data.")) for o in overrides):
+        return settings, read_split(prepared, "train")
+    return settings, _rows(settings)
+
+
+def _described(overrides: list[str]) -> tuple[Settings, list[Row]]:
+    """The settings of a run to come; a plan can do without a manifest, and then any name stands for it."""
+    if any(override.startswith("data.manifest=") for override in overrides):
+        settings = compose(overrides)
+        return settings, _rows(settings)
+    return compose(["data.manifest=none", *overrides]), []
+
+
+def _rows(settings: Settings) -> list[Row]:
+    data = settings.data
+    return [] if data.manifest is None else rows_of(data.manifest, data.columns, data.group_by)
 
 
 def _card(name: str) -> float:

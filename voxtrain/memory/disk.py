@@ -49,7 +49,7 @@ def disk_plan(
 ) -> DiskPlan:
     """The bytes of a run.
 
-    lora: upstream's LoRAConfig fields, whose weights are written in fp32; None under full fine-tuning. checkpoints:
+    lora: LoraTuning.adapter_config, whose weights are written in fp32; None under full fine-tuning. checkpoints:
     numbered ones that are still to be written. weights: their dtype under full fine-tuning. stack: how a resumable
     state is held, and so written. carried_bytes: what a full checkpoint carries beside its weights and cannot be linked
     (0 where hard links work).

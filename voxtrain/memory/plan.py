@@ -33,7 +33,7 @@ class Work:
     """What is to be trained on what."""
 
     architecture: Mapping[str, Any]
-    lora: Mapping[str, Any] | None  # upstream's LoRAConfig fields; None under full fine-tuning
+    lora: Mapping[str, Any] | None  # LoraTuning.adapter_config; None under full fine-tuning
     longest: Longest
 
     def learnt(self) -> int:

@@ -24,6 +24,8 @@ ADAPTERS: Mapping[str, Any] = {
     "target_modules_lm": ["q_proj", "v_proj", "k_proj", "o_proj"],
     "target_modules_dit": ["q_proj", "v_proj", "k_proj", "o_proj"],
     "target_proj_modules": [],
+    "locenc_targets": [],
+    "stop_head": False,
 }
 """The adapters that `tuning=lora` is counted with; a rank more or less moves the peak by hundredths of a GiB."""
 RECOMPUTE: Mapping[str, Any] = {"activation_checkpointing": True}

@@ -69,7 +69,8 @@ class WatchMemory(pl.Callback):
 
     def _count_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self._gradients[id(parameter)] = parameter.grad.nbytes
+            held = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+            self._gradients[id(parameter)] = held.nbytes
 
     def _remove_hooks(self) -> None:
         for hook in self._hooks:

@@ -29,6 +29,17 @@ class PositionLosses:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenPositions:
+    """What LocDiT is given at each loss position, and the stop loss there: none of it depends on a draw."""
+
+    target: Tensor  # [L, P, D]
+    mu: Tensor  # [L, 2 h], of both language models
+    before: Tensor  # [L, P, D], the patch before
+    stop: Tensor  # [L] float32
+    row: Tensor  # [L] int64, the row in the micro-batch
+
+
+@dataclass(frozen=True, slots=True)
 class _Positions:
     """The n positions of a micro-batch that some loss position hears, one after the other; the others are left out.
 
@@ -49,17 +60,38 @@ def position_losses(
 
     Computes in upstream's dtype under autocast, in that of the weights without. `kernels`: see operators.py.
     """
+    given = given_positions(model, batch, activation_checkpointing=activation_checkpointing, kernels=kernels)
+    diff = flow_losses(model, given, batch.draws, activation_checkpointing=activation_checkpointing, kernels=kernels)
+    return PositionLosses(diff, given.stop, given.row)
+
+
+def given_positions(
+    model: VoxCPM2Model, batch: MicroBatch, *, activation_checkpointing: bool, kernels: str = "plain"
+) -> GivenPositions:
+    """What LocEnc and both language models make of a micro-batch: the part that its draws do not touch."""
     device = batch.text_tokens.device
     dtype = compute_dtype(model, device)
     using, positions, feats = operators(kernels, device, dtype), _positions(batch), batch.audio_feats.to(dtype)
     states, residual = _states(model, batch, positions, feats, using, activation_checkpointing)
     mu = torch.cat((using.linear(model.lm_to_dit_proj, states), using.linear(model.res_to_dit_proj, residual)), dim=-1)
-    target, condition = feats[batch.loss_mask], _before(feats)[batch.loss_mask]
-    diff = _flow_loss(model, target, mu, condition, batch.draws, using, activation_checkpointing)
+    target, before = feats[batch.loss_mask], _before(feats)[batch.loss_mask]
     logits = model.stop_head(model.stop_actn(using.linear(model.stop_proj, states)))
     # in fp32, as autocast has it: in bf16 a sure prediction's loss is 0 on the CPU, and so is half of its gradient
     stop = F.cross_entropy(logits.float(), batch.stop_labels[batch.loss_mask], reduction="none")
-    return PositionLosses(diff.float(), stop.float(), batch.loss_mask.nonzero()[:, 0])
+    return GivenPositions(target, mu, before, stop.float(), batch.loss_mask.nonzero()[:, 0])
+
+
+def flow_losses(
+    model: VoxCPM2Model,
+    given: GivenPositions,
+    draws: Draws,
+    *,
+    activation_checkpointing: bool,
+    kernels: str = "plain",
+) -> Tensor:
+    """[L] float32: the flow loss at every loss position under some draws."""
+    using = operators(kernels, given.target.device, given.target.dtype)
+    return _flow_loss(model, given.target, given.mu, given.before, draws, using, activation_checkpointing).float()
 
 
 def row_means(values: Tensor, row: Tensor, rows: int) -> Tensor:
@@ -101,7 +133,7 @@ def _states(
     dtype, lm, live = feats.dtype, model.config.lm_config, positions.live
     patches = feats[live][positions.audio]
     heard = using.linear(model.enc_to_lm_proj, _local_encoding(model, patches, using, recompute))  # [A, H]
-    words = model.base_lm.embed_tokens(batch.text_tokens[live][positions.text])
+    words = using.embedding(model.base_lm.embed_tokens, batch.text_tokens[live][positions.text])
     words = words * (lm.scale_emb if lm.use_mup else 1.0)
     both = torch.promote_types(words.dtype, heard.dtype)
     audio = heard.new_zeros(len(positions.rows.position), heard.shape[-1]).index_copy(0, positions.audio, heard)

@@ -24,8 +24,10 @@ from voxtrain.model.step import RowLoss, StepReport
 from voxtrain.model.tuning import FullTuning, LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters
 from voxtrain.optim.adamw import AdamW
-from voxtrain.optim.norm import gradient_norm
+from voxtrain.optim.norm import by_row, clip, gradient_norm
+from voxtrain.optim.row_adamw import RowAdamW
 from voxtrain.optim.schedule import WarmupConstant, WarmupCosine
+from voxtrain.ranks.group import ALONE, Ranks
 
 SKIPS_IN_A_ROW = 3
 """As many steps without an update, one after another, end the run: the weights or the data are broken."""
@@ -53,13 +55,16 @@ class VoxModule(pl.LightningModule):
         autocast: bool,
         activation_checkpointing: bool,
         weight_stop_positive: float,
-        rounding: str = "nearest",
-        seed: int = 0,
+        rounding: str,
+        seed: int,
+        kernels: str,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`state` is `memory.state`; `max_grad_norm` 0 does not clip; `loss_normalisation` is per_row or per_frame.
 
         weight_stop_positive: times the stop loss where a clip ends; 1.0 is upstream's loss. rounding: how updates reach
-        bf16 weights, `memory.rounding`; seed: of the random kind.
+        bf16 weights, `memory.rounding`; seed: of the random kind. kernels: `trainer.kernels`. ranks: the processes that
+        share every step; each makes the same update of the sum of their gradients.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -68,8 +73,9 @@ class VoxModule(pl.LightningModule):
         self.weight_stop_positive = weight_stop_positive
         self.per_row = {"per_row": True, "per_frame": False}[loss_normalisation]
         self.max_grad_norm, self.total_steps = max_grad_norm, total_steps
-        self.state, self.rounding, self.seed = state, rounding, seed
+        self.state, self.rounding, self.seed, self.kernels = state, rounding, seed, kernels
         self.autocast, self.activation_checkpointing = autocast, activation_checkpointing
+        self.ranks = ranks
         self.steps_done, self.rows_seen = 0, 0
         self.skipped: list[int] = []
         self._suspects: dict[int, tuple[str, ...]] = {}
@@ -99,7 +105,7 @@ class VoxModule(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
         lr = self.rule.lr * self.schedule.factor(self.steps_done, self.total_steps)
-        rows = self._backward(batch)
+        rows, micro_batches = self._of_all_ranks(self._backward(batch), len(batch.micro_batches))
         norm = float(self._gradient_norm())
         finite = math.isfinite(norm) and all(math.isfinite(row.diff) and math.isfinite(row.stop) for row in rows)
         if finite:
@@ -110,7 +116,8 @@ class VoxModule(pl.LightningModule):
         self._count(batch, rows, finite)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return {"report": self._report(batch, rows, norm, lr, not finite, time.perf_counter() - began)}
+        seconds = time.perf_counter() - began
+        return {"report": self._report(batch, rows, micro_batches, norm, lr, not finite, seconds)}
 
     def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
         """Raise RunFailed after the third step in a row without an update. Callbacks come first: it is in every log."""
@@ -127,11 +134,32 @@ class VoxModule(pl.LightningModule):
         for micro_batch in batch.micro_batches:
             here = micro_batch.to(self.device)
             with self._autocast():
-                losses = position_losses(self.model, here, activation_checkpointing=self.activation_checkpointing)
+                losses = position_losses(
+                    self.model,
+                    here,
+                    activation_checkpointing=self.activation_checkpointing,
+                    kernels=self.kernels,
+                )
             losses = self._with_stop_weight(losses, here)
             self.manual_backward(self._step_loss(losses, here, batch))
             told.append((micro_batch, self._row_means(losses, len(here.ids))))
         return [row for micro_batch, means in told for row in self._row_losses(micro_batch, means, batch)]
+
+    def _of_all_ranks(self, rows: list[RowLoss], micro_batches: int) -> tuple[list[RowLoss], int]:
+        """Sum the gradients of all ranks; the losses of all rows of the step, by place, and how it was cut."""
+        self._settle_gradients()
+        self.ranks.sum_gradients(self._learning())
+        told = self.ranks.gather((rows, micro_batches))
+        together = sorted((row for theirs, _ in told for row in theirs), key=lambda row: row.place)
+        return together, sum(count for _, count in told)
+
+    def _settle_gradients(self) -> None:
+        """A gradient that came by row (cpu_operators.embedding) gets each row once, or is made dense."""
+        optimizer = self.optimizers()
+        takes_rows = self.ranks.size == 1 and isinstance(getattr(optimizer, "optimizer", optimizer), RowAdamW)
+        for parameter in self._learning():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = by_row(parameter.grad) if takes_rows else parameter.grad.to_dense()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # without its cache: every weight is used once in a micro-batch, and the cache would hold all of them in bf16
@@ -181,10 +209,10 @@ class VoxModule(pl.LightningModule):
 
     def _gradient_norm(self) -> Tensor:
         """The global norm, before the gradients are clipped to `max_grad_norm`."""
-        learning = [parameter for parameter in self._learning() if parameter.grad is not None]
-        norm = gradient_norm([p.grad for p in learning if p.grad is not None])
+        gradients = [parameter.grad for parameter in self._learning() if parameter.grad is not None]
+        norm = gradient_norm(gradients)
         if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(learning, self.max_grad_norm, norm)
+            clip(gradients, self.max_grad_norm, norm)
         return norm
 
     def _count(self, batch: StepBatch, rows: list[RowLoss], finite: bool) -> None:
@@ -206,7 +234,14 @@ class VoxModule(pl.LightningModule):
         )
 
     def _report(
-        self, batch: StepBatch, rows: list[RowLoss], norm: float, lr: float, skipped: bool, seconds: float
+        self,
+        batch: StepBatch,
+        rows: list[RowLoss],
+        micro_batches: int,
+        norm: float,
+        lr: float,
+        skipped: bool,
+        seconds: float,
     ) -> StepReport:
         diff = math.fsum(row.part * row.diff for row in rows)
         stop = math.fsum(row.part * row.stop for row in rows)
@@ -219,7 +254,7 @@ class VoxModule(pl.LightningModule):
             lr=lr,
             rows=batch.rows,
             rows_seen=self.rows_seen,
-            micro_batches=len(batch.micro_batches),
+            micro_batches=micro_batches,
             positions=batch.positions,
             padding_share=1 - batch.positions / batch.padded_positions,
             audio_seconds=batch.audio_seconds,

@@ -34,6 +34,7 @@ class Rows:
 class Operators:
     """The parts of a decoder layer, on tokens [N, S, H] and their heads [N, S, heads, C]."""
 
+    embedding: Callable[[Any, Tensor], Tensor]  # of an embedding of upstream's: tokens [n] -> [n, H]
     linear: Callable[[Any, Tensor], Tensor]  # of a linear layer of upstream's
     norm: Callable[[Any, Tensor], Tensor]  # of an RMS norm of upstream's
     turn: Callable[[Tensor, Turns], Tensor]  # rotary embedding of heads
@@ -94,7 +95,12 @@ def _row_by_row(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
     return torch.cat([_attention(*part, is_causal=True) for part in parts], dim=1)
 
 
-PLAIN = Operators(_called, _called, _turn, _patch_attention, _row_attention)
+PLAIN = Operators(_called, _called, _called, _turn, _patch_attention, _row_attention)
 CPU = Operators(
-    cpu_operators.linear, cpu_operators.norm, cpu_operators.turn, cpu_operators.patch_attention, _row_by_row
+    cpu_operators.embedding,
+    cpu_operators.linear,
+    cpu_operators.norm,
+    cpu_operators.turn,
+    cpu_operators.patch_attention,
+    _row_by_row,
 )

@@ -37,7 +37,7 @@ def parameter_counts(architecture: Architecture) -> dict[str, int]:
 
 
 def lora_parameter_count(architecture: Architecture, lora: Mapping[str, Any]) -> int:
-    """Parameters of the adapters that upstream's LoRAConfig `lora` places (voxcpm2.py: _apply_lora)."""
+    """Parameters of the adapters that `lora` places (LoraTuning.adapter_config; voxcpm2.py: _apply_lora)."""
     rank, count = lora["r"], 0
     if lora["enable_lm"]:
         for name in ("base_lm", "residual_lm"):
@@ -47,6 +47,11 @@ def lora_parameter_count(architecture: Architecture, lora: Mapping[str, Any]) ->
         count += layers * _adapters(_layer(architecture, "feat_decoder"), targets)
     if lora["enable_proj"]:
         count += _adapters(_projections(architecture), lora["target_proj_modules"])
+    layers = shape(architecture, "feat_encoder")[3]
+    count += layers * _adapters(_layer(architecture, "feat_encoder"), lora["locenc_targets"])
+    if lora["stop_head"]:
+        hidden = architecture["lm_config"]["hidden_size"]
+        count += (hidden + hidden) + (hidden + 2)  # stop_proj and stop_head
     return int(rank * count)
 
 

@@ -36,4 +36,4 @@ class StepReport:
     audio_seconds: float  # target audio
     seconds: float  # wall clock
     skipped: bool  # a loss or the gradient was not finite: no update was made
-    row_losses: tuple[RowLoss, ...]  # in the order of the micro-batches
+    row_losses: tuple[RowLoss, ...]  # by place, whatever the cut

@@ -16,9 +16,15 @@ class FullTuning(BaseModel, frozen=True, extra="forbid"):
     def lora_config(self) -> None:
         """No adapters."""
 
+    def adapter_config(self) -> None:
+        """No adapters."""
+
 
 class LoraTuning(BaseModel, frozen=True, extra="forbid"):
-    """Low-rank adapters learn, and nothing else (upstream: voxcpm2.py, LoRAConfig)."""
+    """Low-rank adapters learn, and nothing else (upstream: voxcpm2.py, LoRAConfig).
+
+    `locenc` and `stop_head` place adapters where LoRAConfig has no field: what they learn leaves by merging alone.
+    """
 
     rank: PositiveInt
     alpha: PositiveInt
@@ -26,9 +32,12 @@ class LoraTuning(BaseModel, frozen=True, extra="forbid"):
     lm: bool
     dit: bool
     projections: bool
+    locenc: bool
+    stop_head: bool
     lm_targets: tuple[DecoderLinear, ...]
     dit_targets: tuple[DecoderLinear, ...]
     projection_targets: tuple[ProjectionLinear, ...]
+    locenc_targets: tuple[DecoderLinear, ...]
 
     @field_validator("dropout")
     @classmethod
@@ -46,13 +55,14 @@ class LoraTuning(BaseModel, frozen=True, extra="forbid"):
             (self.lm, self.lm_targets),
             (self.dit, self.dit_targets),
             (self.projections, self.projection_targets),
+            (self.locenc, self.locenc_targets),
         )
-        if not any(wanted and targets for wanted, targets in places):
-            raise ValueError("no adapter is placed anywhere: set lm, dit or projections to true, with targets")
+        if not self.stop_head and not any(wanted and targets for wanted, targets in places):
+            raise ValueError("no adapter is placed anywhere: set lm, dit, projections or locenc to true, with targets")
         return self
 
     def lora_config(self) -> dict[str, Any]:
-        """The fields of upstream's LoRAConfig: what `lora_config.json` of a checkpoint holds."""
+        """The fields of upstream's LoRAConfig."""
         return {
             "enable_lm": self.lm,
             "enable_dit": self.dit,
@@ -64,3 +74,8 @@ class LoraTuning(BaseModel, frozen=True, extra="forbid"):
             "target_modules_dit": list(self.dit_targets),
             "target_proj_modules": list(self.projection_targets),
         }
+
+    def adapter_config(self) -> dict[str, Any]:
+        """All adapters: upstream's fields, and beside them the places that upstream cannot name."""
+        beyond = {"locenc_targets": list(self.locenc_targets) if self.locenc else [], "stop_head": self.stop_head}
+        return {**self.lora_config(), **beyond}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from math import prod
@@ -22,8 +22,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
+from voxtrain.model.adapter_files import read_adapter_config, upstreams_fields
+from voxtrain.model.adapters import adapters, load_adapter, start_adapters
 from voxtrain.model.device import encoding_machine
 from voxtrain.model.folder import TOKENIZER, VAE_WEIGHTS, WEIGHTS, check_folder, first_of
 from voxtrain.model.weights import check_names, open_weights
@@ -34,13 +35,13 @@ with warnings.catch_warnings():  # torch.jit.script is deprecated, and a dozen l
     from voxcpm.model.utils import mask_multichar_chinese_tokens
     from voxcpm.model.voxcpm2 import LoRAConfig, VoxCPM2Model, VoxCPMConfig
     from voxcpm.modules.audiovae import AudioVAEConfigV2, AudioVAEV2
-    from voxcpm.modules.layers.lora import LoRALinear
+    from voxcpm.modules.layers.lora import LoRALinear, apply_lora_to_named_linear_modules
     from voxcpm.modules.minicpm4.model import MiniCPMLongRoPE, MiniCPMModel
 
 if TYPE_CHECKING:
     from voxtrain.model.tuning import LoraTuning
 
-__all__ = ["AudioVAEV2", "MiniCPMModel", "VoxCPM2Model"]
+__all__ = ["AudioVAEV2", "MiniCPMModel", "VoxCPM2Model", "adapters", "load_adapter"]
 
 
 @contextmanager
@@ -88,13 +89,20 @@ def _bare_tokenizer(folder: Path) -> LlamaTokenizerFast:
 
 
 def build_model(
-    architecture: dict[str, Any], tokenizer: Path, vae: Any, lora: dict[str, Any] | None = None
+    architecture: dict[str, Any], tokenizer: Path, vae: Any, adapter_config: dict[str, Any] | None = None
 ) -> VoxCPM2Model:
-    """Upstream's model with whatever weights its constructor gives, on the default device; `tokenizer` is a folder."""
+    """Upstream's model with whatever weights its constructor gives, on the default device; `tokenizer` is a folder.
+
+    adapter_config: see LoraTuning.adapter_config.
+    """
     config = parse_architecture(architecture, str(tokenizer / "config.json"))
     bare = _bare_tokenizer(tokenizer)
     with quiet():
-        return VoxCPM2Model(config, bare, vae, LoRAConfig(**lora) if lora else None, device="cpu")
+        lora = LoRAConfig(**upstreams_fields(adapter_config)) if adapter_config else None
+        model = VoxCPM2Model(config, bare, vae, lora, device="cpu")
+    if adapter_config:
+        _place_beyond_upstream(model, adapter_config)
+    return model
 
 
 def _absent_vae(architecture: dict[str, Any]) -> SimpleNamespace:
@@ -125,7 +133,7 @@ def load_model(
     """
     architecture = check_folder(folder)
     with torch.device("meta"):
-        model = build_model(architecture, folder, _absent_vae(architecture), lora.lora_config() if lora else None)
+        model = build_model(architecture, folder, _absent_vae(architecture), lora.adapter_config() if lora else None)
     del model.audio_vae
     model.base_lm.kv_cache = model.residual_lm.kv_cache = None
     _read_weights(model, folder, device, dtype)
@@ -134,7 +142,7 @@ def load_model(
             MiniCPMLongRoPE.__init__(module, module.config)  # its tables are in no file: compute them anew
         elif isinstance(module, LoRALinear):
             module.scaling = torch.tensor(module._base_scaling)
-    _start_adapters(model, seed)
+    start_adapters(model, seed)
     model.requires_grad_(lora is None)
     for parameter in adapters(model).values():
         parameter.requires_grad_(True)
@@ -156,44 +164,36 @@ def _weights_path(folder: Path) -> Path:
     return path
 
 
-def _start_adapters(model: VoxCPM2Model, seed: int) -> None:
-    """lora.py: LoRALinear draws A by kaiming_uniform with a = sqrt(5), which is uniform within 1 / sqrt(inputs)."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, LoRALinear):
-            a = torch.empty(module.r, module.in_features).uniform_(-1, 1, generator=generator)
-            module.lora_A = torch.nn.Parameter(a / module.in_features**0.5)
-            module.lora_B = torch.nn.Parameter(torch.zeros(module.out_features, module.r))
-
-
-def adapters(model: VoxCPM2Model) -> dict[str, torch.nn.Parameter]:
-    """The adapters' parameters under upstream's names; empty without LoRA."""
-    return {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
-
-
-def load_adapter(model: VoxCPM2Model, adapter: Path) -> None:
-    """Put the weights of a LoRA folder into a model that has such adapters. Raises InputError unless all names fit."""
-    own = adapters(model)
-    with open_weights(adapter / "lora_weights.safetensors") as file, torch.no_grad():
-        check_names(file, {name: tuple(parameter.shape) for name, parameter in own.items()})
-        for name, parameter in own.items():
-            parameter.copy_(file.read(name))
+def _place_beyond_upstream(model: VoxCPM2Model, adapter_config: Mapping[str, Any]) -> None:
+    """Adapters where upstream's LoRAConfig has no field: on the decoder layers of LocEnc, and on both stop layers."""
+    places = (
+        (model.feat_encoder.encoder, adapter_config["locenc_targets"]),
+        (model, ("stop_proj", "stop_head") if adapter_config["stop_head"] else ()),
+    )
+    rank, alpha = adapter_config["r"], adapter_config["alpha"]
+    for where, names in places:
+        apply_lora_to_named_linear_modules(where, target_submodule_names=names, r=rank, alpha=alpha, dropout=0.0)
 
 
 def load_speaker(folder: Path, adapter: Path | None, device: torch.device) -> VoxCPM2Model:
     """The speaking form, as upstream's users get it: `from_local`, then `load_lora_weights` where there is an adapter.
 
-    `adapter` is a folder with lora_weights.safetensors and lora_config.json. Raises InputError when weights are
-    missing, unknown or of another shape, which upstream would pass over.
+    `adapter` is the folder of a LoRA checkpoint. Raises InputError when weights are missing, unknown or of another
+    shape, which upstream would pass over.
     """
     parse_architecture(check_folder(folder), str(folder / "config.json"))
-    lora = LoRAConfig(**read_json(adapter / "lora_config.json")["lora_config"]) if adapter else None
+    config = read_adapter_config(adapter) if adapter else None
+    lora = LoRAConfig(**upstreams_fields(config)) if config else None
     with open_weights(_weights_path(folder)) as file, quiet():
         model = VoxCPM2Model.from_local(str(folder), optimize=False, device=str(device), lora_config=lora)
         names = {name: tuple(t.shape) for name, t in model.state_dict().items() if "lora_" not in name}
         expected = {n: s for n, s in names.items() if not n.startswith("audio_vae.")}
         check_names(file.without("audio_vae."), expected)
-        if adapter:
+        if adapter and config:
+            _place_beyond_upstream(model, config)
+            for layer in model.modules():
+                if isinstance(layer, LoRALinear):
+                    layer.to(layer.weight.device, layer.weight.dtype)  # as `from_local` has put those that it placed
             load_adapter(model, adapter)
     return model
 

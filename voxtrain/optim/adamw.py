@@ -37,9 +37,10 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
     ) -> torch.optim.Optimizer:
         """The optimizer of `parameters`, which all have one dtype.
 
-        state, one of STATES. fp32: torch's. 8bit: bitsandbytes' blockwise state (tensors under 4096 values stay
-        32-bit). paged_8bit: the same in pages that the driver moves to host memory; on the CPU nothing is paged. host,
-        host_8bit: an fp32 master of the weights and its state, of 32 or 8 bits, in host memory.
+        state, one of STATES. fp32: torch's fused one, by row where gradients are (row_adamw.py). 8bit: bitsandbytes'
+        blockwise state (tensors under 4096 values stay 32-bit). paged_8bit: the same in pages that the driver moves to
+        host memory; on the CPU nothing is paged. host, host_8bit: an fp32 master of the weights and its state, of 32 or
+        8 bits, in host memory.
         rounding, one of ROUNDINGS, says how updates reach bf16 weights (narrow_adamw.py); `seed` is that of the
         stochastic one. fp32 weights take updates as they are, whatever it says.
         Raises InputError when bitsandbytes cannot be imported, ValueError for what loses the updates of bf16 weights.
@@ -53,9 +54,10 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
         if on_host or any(parameter.dtype == torch.bfloat16 for parameter in wanted):
             return self._narrow(wanted, state, "master" if on_host else rounding, seed)
         if state == "fp32":
+            from voxtrain.optim.row_adamw import RowAdamW
+
             # fused: the default on CUDA takes the root of all second moments at once, 8.5 GiB under full fine-tuning
-            fused = True if any(parameter.is_cuda for parameter in wanted) else None
-            return torch.optim.AdamW(wanted, **self.model_dump(), fused=fused)
+            return RowAdamW(wanted, **self.model_dump())
         return self._bitsandbytes(wanted, state)
 
     def _narrow(self, wanted: list[torch.nn.Parameter], state: str, keeping: str, seed: int) -> torch.optim.Optimizer:

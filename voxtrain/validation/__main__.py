@@ -12,28 +12,39 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxtrain.door import run_door, split_arguments
+from voxtrain.door import run_door, run_settings, split_arguments
 from voxtrain.fault import DONE, FAILED, Fault, InputError, RunFailed
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
-from voxtrain.settings import load
 from voxtrain.validation.evidence import LOSSES, Evidence, gather, write_checkpoints
 from voxtrain.validation.judge import Judging, Sources, judge
 from voxtrain.validation.lock import held
+from voxtrain.validation.parts import by_flow_time, by_length, stop_gauge
 from voxtrain.validation.select import select
+from voxtrain.validation.settings import ValidationSettings
 from voxtrain.validation.table import read_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from voxtrain.settings import Settings
 
 ONLY_SELECT, BRIEF = "--select-only", "--brief"
+JUDGING = ("draws", "max_positions", "dtype", "device")
+SELECTS = (
+    *(f"validation.{setting}" for setting in ValidationSettings.model_fields if setting not in ("when", *JUDGING)),
+    *("train.loss_weights.diff", "train.loss_weights.stop", "logger", "name"),
+)
+"""The settings that selecting makes use of."""
+JUDGES = (*(f"validation.{setting}" for setting in JUDGING), *SELECTS, "data.cache_dir", "model")
+"""The settings that judging and selecting make use of."""
 
 
 def main(arguments: list[str]) -> int:
     """Judge and select; FAILED when a checkpoint could not be judged."""
     folder, flags, overrides = parse(arguments)
     select_only = ONLY_SELECT in flags
-    settings = load(folder, overrides)
+    settings = run_settings(folder, overrides, SELECTS if select_only else JUDGES)
     run = RunFolder(folder.resolve())
     if not run.checkpoint_steps() and not run.evaluated_rows.is_file():
         raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
@@ -45,13 +56,26 @@ def main(arguments: list[str]) -> int:
         weights = settings.train.loss_weights
         evidence = gather(judging.table, weights.diff, weights.stop)
         write_checkpoints(run, evidence)
-        choice = select(run, evidence, settings.validation.rule, judging.not_judged)
+        detail = _detail(run, judging.table, evidence, settings)
+        wanted = settings.validation
+        choice = select(run, evidence, wanted.rule, wanted.guards, judging.not_judged, detail)
     if not select_only:
         show_losses(evidence, choice)
     if BRIEF not in flags:
         show_choice(choice)
         tell_logger(settings, run)
     return FAILED if judging.not_judged else DONE
+
+
+def _detail(run: RunFolder, table: pa.Table, evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    """Losses in parts. With a weight of its own for ends of clips, training's loss/stop is another one."""
+    weights = settings.train.loss_weights
+    held_out = {step: evidence.loss(step, "loss/stop") for step in evidence.steps}
+    return {
+        "by_flow_time": by_flow_time(table),
+        "by_length": by_length(table, weights.diff, weights.stop),
+        "stop_gauge": stop_gauge(run, held_out) if weights.stop_positive == 1.0 else None,
+    }
 
 
 def tell_logger(settings: Settings, run: RunFolder) -> None:
@@ -92,14 +116,14 @@ def show_losses(evidence: Evidence, choice: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for head in ("step", *LOSSES, "less the best's", "P(best)"):
+    for head in ("step", *LOSSES, "less the selected's", "P(best)"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     best = evidence.probabilities_best()
     for step in evidence.steps:
         losses = (f"{evidence.loss(step, name):.4f}" for name in LOSSES)
         share = f"{best[step]:.0%}" if step in best else ""
-        table.add_row(str(step), *losses, _less_the_best(choice, step), share, _mark(choice, step))
+        table.add_row(str(step), *losses, _less_the_selected(choice, step), share, _mark(choice, step))
     Console(highlight=False).print(table)
 
 
@@ -110,12 +134,14 @@ def show_choice(choice: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]Selected: step {choice['selected_step']}[/bold] (rule: {choice['rule']})")
     console.print(choice["reason"], markup=False)
+    for words in choice["would_change"]:
+        console.print(f"What would change it: {words}.", markup=False)
     for warning in choice["warnings"]:
         console.print(f"Mind: {warning}.", markup=False)
     sys.stdout.flush()
 
 
-def _less_the_best(choice: dict[str, Any], step: int) -> str:
+def _less_the_selected(choice: dict[str, Any], step: int) -> str:
     found = (choice["intervals"] or {}).get(str(step))
     return "" if found is None or found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
 

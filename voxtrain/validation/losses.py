@@ -1,7 +1,8 @@
 """Losses of one model on all validation rows, each under the same fixed draws, whatever the model.
 
 Draws are keyed by (row id, draw number) and made again for every checkpoint: keeping them would cost more memory
-than the latents do. Batches are cut from lengths alone, so every checkpoint sees the same batches too.
+than the latents do. Batches are cut from lengths alone, so every checkpoint sees the same batches too. Only LocDiT sees
+a draw: the rest of the model runs once for all draws of a row.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from voxtrain.batch import Draws
 from voxtrain.data.draws import validation_draws
 from voxtrain.data.packing import PackedRow, collate, cut_step
 from voxtrain.manifest.progress import told
-from voxtrain.model.loss import position_losses
+from voxtrain.model.loss import flow_losses, given_positions
 from voxtrain.model.upstream import VoxCPM2Model
 
 T_BINS = 5
@@ -44,33 +46,40 @@ def losses_on_fixed_draws(
     max_positions: padded positions that go through the model together; a longer row goes alone.
     what: shown while it takes long.
     """
-    pairs = [(row, draw) for row in range(len(rows)) for draw in range(draws)]
-    lengths = [rows[row].positions for row, _ in pairs]
+    lengths = [row.positions for row in rows]
     cut = cut_step(lengths, 1, max(max_positions, *lengths))
     found: list[DrawLoss] = []
     for part in told(cut, len(cut), what):
-        found += _losses_together(model, rows, [pairs[i] for i in part], draws, device)
+        found += _losses_together(model, rows, part, draws, device)
     return sorted(found, key=lambda loss: (loss.row, loss.draw))
 
 
 def _losses_together(
-    model: VoxCPM2Model, rows: Sequence[PackedRow], pairs: Sequence[tuple[int, int]], draws: int, device: torch.device
+    model: VoxCPM2Model, rows: Sequence[PackedRow], part: Sequence[int], draws: int, device: torch.device
 ) -> list[DrawLoss]:
-    chosen = [rows[row] for row, _ in pairs]
-    patch, dim = chosen[0].audio_feats.shape[1:]
-    drawn = [
-        validation_draws(row.id, draw, draws, row.loss_positions, patch, dim)
-        for row, (_, draw) in zip(chosen, pairs, strict=True)
-    ]
-    batch = collate(chosen, drawn, [draw for _, draw in pairs])
-    losses = position_losses(model, batch.to(device), activation_checkpointing=False)
-    diff, stop = (values.double().cpu().numpy() for values in (losses.diff, losses.stop))
-    ends = np.cumsum([row.loss_positions for row in chosen])
-    parts = [np.split(values, ends[:-1]) for values in (diff, stop, batch.draws.t.numpy())]
-    return [
-        DrawLoss(row, draw, float(d.mean()), float(s.mean()), _by_t(d, t), len(d))
-        for (row, draw), d, s, t in zip(pairs, *parts, strict=True)
-    ]
+    """All draws of some rows: LocEnc and the language models, which see no draw, run once."""
+    chosen = [rows[row] for row in part]
+    ends = np.cumsum([row.loss_positions for row in chosen])[:-1]
+    found: list[DrawLoss] = []
+    given = None
+    for draw in range(draws):
+        batch = collate(chosen, [_draws_of(row, draw, draws) for row in chosen], [draw] * len(chosen))
+        if given is None:
+            given = given_positions(model, batch.to(device), activation_checkpointing=False)
+            stop = np.split(given.stop.double().cpu().numpy(), ends)
+        losses = flow_losses(model, given, batch.draws.to(device), activation_checkpointing=False)
+        diff = np.split(losses.double().cpu().numpy(), ends)
+        t = np.split(batch.draws.t.numpy(), ends)
+        found += [
+            DrawLoss(row, draw, float(d.mean()), float(s.mean()), _by_t(d, at), len(d))
+            for row, d, s, at in zip(part, diff, stop, t, strict=True)
+        ]
+    return found
+
+
+def _draws_of(row: PackedRow, draw: int, draws: int) -> Draws:
+    patch, dim = row.audio_feats.shape[1:]
+    return validation_draws(row.id, draw, draws, row.loss_positions, patch, dim)
 
 
 def _by_t(diff: NDArray[np.float64], t: NDArray[np.float32]) -> tuple[float | None, ...]:

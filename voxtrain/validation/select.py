@@ -7,85 +7,140 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from voxtrain.durable import read_log_rows, write_json
+from voxtrain.durable import write_json
 from voxtrain.fault import RunFailed
 from voxtrain.run_folder import RunFolder
-from voxtrain.statistics.envelope import lowest_ranges
-from voxtrain.validation.evidence import FEWEST_GROUPS, LEVEL, LOSSES, Evidence
+from voxtrain.validation import reasons
+from voxtrain.validation.evidence import FEWEST_GROUPS, LEVEL, LOSSES, POWER, Evidence
+from voxtrain.validation.heard import Hearing
+from voxtrain.validation.sensitivity import pareto_set, recordings_needed, stop_weight_ranges
+from voxtrain.validation.settings import Guards, Rule
+
+Detail = dict[str, Any]
 
 
-def select(run: RunFolder, evidence: Evidence, rule: str, not_judged: dict[int, str]) -> dict[str, Any]:
-    """Choose by `rule`, write selection.json and return it.
+@dataclass(frozen=True)
+class Candidates:
+    """The checkpoints that could be shipped."""
 
-    not_judged: why checkpoints that are there could not be judged. Raises RunFailed when none can be selected.
+    ranking: list[int]  # lowest loss/total first
+    ties: list[int]  # that cannot be told from the first of the ranking, ascending
+    order: list[int]  # the tie set as the rule wants it
+    objections: dict[int, list[str]]  # what listening says against them
+
+    @property
+    def selected(self) -> int:
+        """The first that nothing speaks against; the first where something speaks against each."""
+        return next((step for step in self.order if not self.objections[step]), self.order[0])
+
+    @property
+    def passed_over(self) -> list[int]:
+        """Those before the selected one."""
+        return self.order[: self.order.index(self.selected)]
+
+    @property
+    def runner_up(self) -> int | None:
+        """What would be selected were the selected one not there."""
+        tied = [step for step in self.order if step != self.selected]
+        free = [step for step in tied if not self.objections[step]]
+        return next((step for step in (*free, *tied, *self.ranking) if step != self.selected), None)
+
+
+def select(
+    run: RunFolder, evidence: Evidence, rule: Rule, guards: Guards, not_judged: dict[int, str], detail: Detail
+) -> dict[str, Any]:
+    """Choose by `rule` among those that no guard stops, write selection.json and return it.
+
+    not_judged: why checkpoints that are there could not be judged. detail: losses in parts, which go with it. Raises
+    RunFailed when none can be selected.
     """
-    ranking = ranked(evidence)
-    if not ranking:
-        raise RunFailed("no trained checkpoint was judged with a finite loss, so none can be selected")
-    best, last = ranking[0], max(evidence.steps)
+    hearing = Hearing(run)
+    found = candidates(evidence, rule, hearing, guards)
+    selected, best = found.selected, found.ranking[0]
     base = evidence.loss(0) if 0 in evidence.steps else math.nan
     choice: dict[str, Any] = {
-        "selected_step": best,
-        "tie_set": tie_set(evidence, ranking),
-        "intervals": difference_intervals(evidence, best),
+        "selected_step": selected,
+        "tie_set": found.ties,
+        "intervals": difference_intervals(evidence, selected),
         "rule": rule,
-        "runner_up": ranking[1] if len(ranking) > 1 else None,
-        "final_is_best": best == last,
-        "beats_base": evidence.loss(best) < base if math.isfinite(base) else None,
-        "losses": {name: told_losses(evidence, step) for name, step in _named_steps(evidence, ranking).items()},
-        "stop_weight_ranges": stop_weight_ranges(evidence, ranking),
+        "rule_in_force": rule if evidence.standing is not None else "lowest",
+        "runner_up": found.runner_up,
+        "best_step": best,
+        "final_is_best": best == max(evidence.steps),
+        "beats_base": evidence.loss(selected) < base if math.isfinite(base) else None,
+        "losses": {name: told_losses(evidence, step) for name, step in _named_steps(evidence, found).items()},
+        "passed_over": [{"step": step, "reasons": found.objections[step]} for step in found.passed_over],
+        "objections": found.objections[selected],
+        "stop_weight_ranges": stop_weight_ranges(evidence),
+        "pareto_set": pareto_set(evidence),
         "loss_weights": dict(zip(("diff", "stop"), evidence.weights, strict=True)),
+        "p_best": _by_step(evidence, evidence.standing and evidence.standing.p_best),
+        "detectable_difference": detectable_difference(evidence, best),
+        "recordings_needed": recordings_needed(evidence, found.runner_up, selected),
+        "fewest_recordings": FEWEST_GROUPS,
         "level": LEVEL,
+        "power": POWER,
         "groups": evidence.groups,
         "rows": evidence.rows,
         "draws": evidence.draws,
         "not_judged": [{"step": step, "reason": reason} for step, reason in sorted(not_judged.items())],
+        **detail,
     }
-    choice["warnings"] = warnings(run, evidence, choice)
-    choice["reason"] = reason_in_words(choice)
+    choice["would_change"] = reasons.would_change(choice)
+    choice["warnings"] = reasons.warnings(evidence, choice) + hearing.worse_than_base(selected)
+    choice["reason"] = reasons.in_words(choice)
     write_json(run.selection, choice)
     return choice
 
 
+def candidates(evidence: Evidence, rule: Rule, hearing: Hearing, guards: Guards) -> Candidates:
+    """Who could be shipped. With too few recordings all tie, and the lowest loss counts. Raises RunFailed for none."""
+    ranking = ranked(evidence)
+    if not ranking:
+        raise RunFailed("no trained checkpoint was judged with a finite loss, so none can be selected")
+    ties = tie_set(evidence)
+    earliest = rule == "earliest_in_tie_set" and evidence.standing is not None
+    order = ties if earliest else [step for step in ranking if step in ties]
+    return Candidates(ranking, ties, order, {step: hearing.objections(step, guards) for step in ties})
+
+
 def ranked(evidence: Evidence) -> list[int]:
     """The trained checkpoints whose loss is finite, lowest loss/total first; of equals the earlier first."""
-    totals = {step: evidence.loss(step) for step in evidence.steps if step > 0}
-    return sorted((step for step, total in totals.items() if math.isfinite(total)), key=lambda s: (totals[s], s))
+    return sorted(evidence.trained, key=lambda step: (evidence.loss(step), step))
 
 
-def tie_set(evidence: Evidence, ranking: Sequence[int]) -> list[int]:
+def tie_set(evidence: Evidence) -> list[int]:
     """The trained checkpoints that cannot be told from the best: all of them where there are too few groups."""
-    intervals = {step: evidence.difference_interval(step, ranking[0]) for step in ranking}
-    return sorted(step for step, found in intervals.items() if step == ranking[0] or found is None or found[0] <= 0)
+    found = evidence.standing
+    return evidence.trained if found is None else [evidence.trained[place] for place in found.tie_set(LEVEL)]
 
 
-def difference_intervals(evidence: Evidence, best: int) -> dict[str, dict[str, float | None]] | None:
-    """Of each other step: loss/total less that of the best, with its interval. None where there are too few groups."""
-    if evidence.resampled is None:
+def difference_intervals(evidence: Evidence, selected: int) -> dict[str, dict[str, float | None]] | None:
+    """Of each other step: loss/total less that of the selected, its interval, and what could have been shown.
+
+    Each interval is for that one comparison; the tie set allows for all of them. None where there are too few groups.
+    """
+    if evidence.estimates is None:
         return None
     intervals: dict[str, dict[str, float | None]] = {}
     for step in evidence.steps:
-        found = evidence.difference_interval(step, best)
-        if step != best and found is not None:
-            numbers = {"difference": evidence.loss(step) - evidence.loss(best), "low": found[0], "high": found[1]}
+        found = evidence.difference_interval(step, selected)
+        if step != selected and found is not None:
+            numbers = {"difference": evidence.loss(step) - evidence.loss(selected), "low": found[0], "high": found[1]}
+            numbers["detectable"] = evidence.detectable_difference(step, selected) or 0.0
             intervals[str(step)] = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
     return intervals
 
 
-def stop_weight_ranges(evidence: Evidence, ranking: Sequence[int]) -> list[dict[str, float | int | None]]:
-    """Which checkpoint is lowest for which weight of the stop loss, the weight of diff as it is; no end: null."""
-    steps = sorted(ranking)
-    diff = [evidence.weights[0] * evidence.loss(step, "loss/diff") for step in steps]
-    ranges = lowest_ranges(diff, [evidence.loss(step, "loss/stop") for step in steps])
-    return [{"step": steps[r.index], "from": r.start, "to": r.end if math.isfinite(r.end) else None} for r in ranges]
-
-
-def _named_steps(evidence: Evidence, ranking: Sequence[int]) -> dict[str, int]:
-    named = {"selected": ranking[0], "final": max(evidence.steps)}
-    named |= {"runner_up": ranking[1]} if len(ranking) > 1 else {}
-    return named | ({"base": 0} if 0 in evidence.steps else {})
+def detectable_difference(evidence: Evidence, best: int) -> float | None:
+    """The difference to the best that this split shows of a trained checkpoint, in the middle of them."""
+    found = [evidence.detectable_difference(step, best) for step in evidence.trained if step != best]
+    known = [value for value in found if value is not None]
+    return median(known) if known else None
 
 
 def told_losses(evidence: Evidence, step: int) -> dict[str, float | int | None]:
@@ -94,89 +149,11 @@ def told_losses(evidence: Evidence, step: int) -> dict[str, float | int | None]:
     return {"step": step} | {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def warnings(run: RunFolder, evidence: Evidence, choice: dict[str, Any]) -> list[str]:
-    """What a reader of the choice should know against it."""
-    told = [f"Step {entry['step']} was not judged: {entry['reason']}" for entry in choice["not_judged"]]
-    if evidence.resampled is None:
-        told.append(
-            f"The validation rows come from {_recordings(evidence.groups)}; with fewer than {FEWEST_GROUPS} no "
-            "interval can be given, so any of the checkpoints may be the best one"
-        )
-    broken = [step for step in evidence.steps if not math.isfinite(evidence.loss(step))]
-    if broken:
-        told.append(f"The loss is not finite at step {', '.join(map(str, broken))}")
-    if choice["beats_base"] is False:
-        told.append("No checkpoint is better than the base model on held-out rows: this training has not helped")
-    if choice["final_is_best"] and len(evidence.steps) > 2:
-        told.append("The last checkpoint has the lowest loss: training longer may lower it further")
-    return told + _heard(run, choice["selected_step"])
+def _named_steps(evidence: Evidence, found: Candidates) -> dict[str, int]:
+    named = {"selected": found.selected, "best": found.ranking[0], "final": max(evidence.steps)}
+    named |= {} if found.runner_up is None else {"runner_up": found.runner_up}
+    return named | ({"base": 0} if 0 in evidence.steps else {})
 
 
-def _recordings(count: int) -> str:
-    return f"{count} recording{'' if count == 1 else 's'}"
-
-
-def _heard(run: RunFolder, selected: int) -> list[str]:
-    """What listening found at the selected step, where it is worse than the base model."""
-    samples = read_log_rows(run.listening_table)
-    told = []
-    for column, words in (("failed", "gave no sound"), ("runaway", "did not stop by themselves")):
-        mine, base = ([s[column] for s in samples if int(s["step"]) == step] for step in (selected, 0))
-        bad, bad_base = (sum(value not in ("", "False") for value in values) for values in (mine, base))
-        if bad > bad_base:
-            told.append(f"{bad} of {len(mine)} listening samples of step {selected} {words} (base model: {bad_base})")
-    return told
-
-
-def reason_in_words(choice: dict[str, Any]) -> str:
-    """One paragraph: why this one, how sure, and what would change it."""
-    step, losses = choice["selected_step"], choice["losses"]
-    selected = losses["selected"]
-    told = [
-        f"Step {step} has the lowest held-out loss/total of the trained checkpoints: {selected['loss/total']:.4f} "
-        f"(diff {selected['loss/diff']:.4f}, stop {selected['loss/stop']:.4f}), on {choice['rows']} rows of "
-        f"{_recordings(choice['groups'])} under {choice['draws']} fixed draws each."
-    ]
-    told += _runner_up_in_words(choice)
-    if choice["beats_base"] is not None:
-        gain = losses["base"]["loss/total"] - selected["loss/total"]
-        told.append(f"Step {step} lies {abs(gain):.4f} {'below' if gain > 0 else 'above'} the base model.")
-    if choice["final_is_best"]:
-        told.append("It is also the last checkpoint.")
-    elif losses["final"]["loss/total"] is not None:
-        more = losses["final"]["loss/total"] - selected["loss/total"]
-        told.append(f"The last checkpoint, step {losses['final']['step']}, is {more:.4f} worse.")
-    return " ".join([*told, *_weights_in_words(choice)])
-
-
-def _runner_up_in_words(choice: dict[str, Any]) -> list[str]:
-    losses, runner_up = choice["losses"], choice["runner_up"]
-    if runner_up is None:
-        return ["No other checkpoint could be selected."]
-    words = f"The runner-up, step {runner_up}, is "
-    words += f"{losses['runner_up']['loss/total'] - losses['selected']['loss/total']:.4f} worse"
-    if choice["intervals"] is not None:
-        found = choice["intervals"][str(runner_up)]
-        words += f" ({choice['level']:.0%} interval {found['low']:+.4f} to {found['high']:+.4f})"
-    others = [str(step) for step in choice["tie_set"] if step != choice["selected_step"]]
-    if choice["intervals"] is None:
-        return [words + ", with no interval from so few recordings."]
-    if not others:
-        return [words + "; no other ties with it."]
-    return [words + f"; this split cannot tell {_listed(others)} from step {choice['selected_step']}."]
-
-
-def _weights_in_words(choice: dict[str, Any]) -> list[str]:
-    weight = choice["loss_weights"]["stop"]
-    for found in choice["stop_weight_ranges"]:
-        if found["step"] == choice["selected_step"] and found["from"] <= weight <= (found["to"] or math.inf):
-            if found["from"] == 0 and found["to"] is None:
-                return [f"Step {found['step']} wins whatever the weight of the stop loss."]
-            end = "up" if found["to"] is None else f"to {found['to']:.3f}"
-            span = f"from {found['from']:.3f} {end}"
-            return [f"Step {found['step']} wins for weights of the stop loss {span}; this run's is {weight:g}."]
-    return []
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"step {names[0]}" if len(names) == 1 else f"steps {', '.join(names[:-1])} and {names[-1]}"
+def _by_step(evidence: Evidence, values: Sequence[float] | Any) -> dict[str, float] | None:
+    return None if values is None else {str(s): float(v) for s, v in zip(evidence.trained, values, strict=True)}

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, PositiveInt, field_validator
+from pydantic import BaseModel, Field, PositiveInt, field_validator
+
+Rule = Literal["earliest_in_tie_set", "lowest"]
+Share = Annotated[float, Field(ge=0, le=1)] | None
+Margin = Annotated[float, Field(ge=0)] | None
+
+
+class Guards(BaseModel, frozen=True, extra="forbid"):
+    """By how much a checkpoint's listening samples may be worse than the base model's; null: they may be anything."""
+
+    failed: Share  # share of samples that are no sound at all
+    silent: Share
+    truncated: Share  # said in under half of the time that the text takes otherwise
+    runaway: Share  # did not stop by themselves
+    word_error_rate: Margin  # where it was measured; the interval over texts has to lie beyond it
+    speaker_similarity: Margin  # likewise
 
 
 class ValidationSettings(BaseModel, frozen=True, extra="forbid"):
@@ -12,7 +27,8 @@ class ValidationSettings(BaseModel, frozen=True, extra="forbid"):
 
     when: Literal["after_training", "after_each_checkpoint", "never"]
     draws: PositiveInt  # of (t, noise) for every validation row, the same for every checkpoint
-    rule: Literal["lowest"]
+    rule: Rule
+    guards: Guards
     max_positions: PositiveInt  # padded positions that go through the model together
     dtype: Literal["fp32", "bf16"]  # of the weights while judging
     device: Literal["auto", "cuda", "cpu"]

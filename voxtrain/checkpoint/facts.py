@@ -1,0 +1,109 @@
+"""What a resumable state says of itself, and whether its files still are what was written. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtrain.checkpoint.digests import STATE, digest_of
+from voxtrain.durable import read_json
+from voxtrain.fault import Fault, InputError
+from voxtrain.run_folder import DataFolder, RunFolder
+
+WEIGHTS, OPTIMIZER, OPTIMIZER_PLAIN, FACTS = (
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "optimizer.json",
+    "state.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Under what a run learns: stands in every step.json and state.json."""
+
+    fingerprint: str  # of the settings that may not change
+    data: str | None  # sha256 of the training rows; None where the run has none
+    versions: Mapping[str, str | None]  # of the packages that results depend on
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """state.json."""
+
+    step: int
+    rows_seen: int
+    skipped: list[int]
+    fingerprint: str
+    data: str | None
+    versions: dict[str, str | None]
+    voxtrain: str
+    size_bytes: dict[str, int]  # of each file beside it
+    xxh3_128: dict[str, str]  # likewise
+
+
+def read_facts(run: RunFolder) -> Facts:
+    """What the newest state says of itself. Raises InputError where there is none, or a file's size is another.
+
+    Reads no content: `check_content` does.
+    """
+    steps = run.state_steps()
+    if not steps:
+        raise InputError(Fault(f"resume = {run.root}", "the run has saved no state to go on from", "start a new run"))
+    folder = run.state(steps[-1])
+    try:
+        facts = Facts(**read_json(folder / FACTS))
+        wrong = [name for name, size in facts.size_bytes.items() if (folder / name).stat().st_size != size]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(broken(folder, str(error))) from None
+    if wrong:
+        raise InputError(broken(folder, f"{', '.join(wrong)} was cut short or changed"))
+    return facts
+
+
+def check_content(folder: Path, facts: Facts) -> None:
+    """Raise InputError unless every file of the state is what was written, to the last bit."""
+    try:
+        wrong = [name for name, digest in facts.xxh3_128.items() if digest_of(folder / name, STATE) != digest]
+    except OSError as error:
+        raise InputError(broken(folder, str(error))) from None
+    if wrong:
+        raise InputError(broken(folder, f"{', '.join(wrong)} is not what was written (its checksum differs)"))
+
+
+def check_origin(folder: Path, facts: Facts, origin: Origin) -> list[str]:
+    """Raise InputError when the state was learnt under other settings or from other rows.
+
+    Returns what else is not as it was, in words: versions of packages, under which the rest may differ in its last
+    bits.
+    """
+    faults = []
+    if facts.fingerprint != origin.fingerprint:
+        what = "it was saved under other settings than those in config.yaml (their fingerprints differ)"
+        faults.append(Fault(str(folder), what, "restore config.yaml from a copy, or put the state of this run back"))
+    if facts.data != origin.data:
+        what = "it learnt from other rows than those in data/train.jsonl"
+        faults.append(
+            Fault(str(folder), what, "restore the folder data/ from a copy: rows may not change within a run")
+        )
+    if faults:
+        raise InputError(*faults)
+    names = sorted({*facts.versions, *origin.versions})
+    pairs = [(name, facts.versions.get(name), origin.versions.get(name)) for name in names]
+    return [f"{name} was {before or 'absent'}, is {now or 'absent'}" for name, before, now in pairs if before != now]
+
+
+def rows_fingerprint(run: RunFolder) -> str | None:
+    """The sha256 of the rows that a run learns from; None where it has none yet."""
+    rows = DataFolder(run.data).rows("train")
+    return digest_of(rows, "sha256") if rows.is_file() else None
+
+
+def broken(folder: Path, what: str) -> Fault:
+    """The fault of a state that cannot be gone on from."""
+    remedy = (
+        "restore the folder from a copy, or start a new run (from a numbered checkpoint by model.path=..., which is "
+        "not touched by this)"
+    )
+    return Fault(str(folder), f"the state cannot be read: {what}", remedy)
