@@ -68,11 +68,11 @@ def _compare(chosen: argparse.Namespace, scratch: Path) -> None:
     clock = Clock(torch.device(chosen.device))
     if chosen.device == "cuda" and chosen.memory_gib:
         torch.cuda.set_per_process_memory_fraction(chosen.memory_gib * 2**30 / torch.cuda.mem_get_info()[1])
-    if chosen.device == "cpu":
-        keep_freed_memory()  # as a run with trainer.kernels=cpu does; here it is upstream's loop's gain too
     material = read_material(chosen.speech)
     shape = read_shape(chosen.shape or SHAPE) if chosen.shape or chosen.device == "cpu" else released_shape()
     folder = build_folder(scratch / "model", shape, material.texts)
+    if chosen.device == "cpu":
+        keep_freed_memory()  # as a run with trainer.kernels=cpu does; upstream's loop may gain by it too
     all_of_them = contenders(folder, shape, material.rows, scratch / "latents", clock)
     _print_material(shape, material, all_of_them, clock)
     products = Products(recorded_products(all_of_them.plain), clock.device, chosen.device == "cuda")

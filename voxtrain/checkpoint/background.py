@@ -128,6 +128,7 @@ class BackgroundWriter:
 
 def _own_stream() -> AbstractContextManager[object]:
     """On a GPU a stream of its own, so that copies to the host do not queue behind the kernels of training."""
-    if threading.current_thread() is threading.main_thread() or not torch.cuda.is_initialized():
+    on_a_gpu = torch.cuda.is_available() and torch.cuda.memory_allocated() > 0
+    if threading.current_thread() is threading.main_thread() or not on_a_gpu:
         return nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream())
+    return torch.cuda.stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]

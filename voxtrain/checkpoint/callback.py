@@ -24,7 +24,13 @@ from voxtrain.checkpoint.folders import remove_leftovers
 from voxtrain.checkpoint.held import Held
 from voxtrain.checkpoint.plan import CheckpointPlan
 from voxtrain.checkpoint.resume import load_state, weights_of_state
-from voxtrain.checkpoint.snapshot import Learner, can_be_read_beside_kernels, take_snapshot, write_snapshot
+from voxtrain.checkpoint.snapshot import (
+    Learner,
+    can_be_read_beside_kernels,
+    finish_device_work,
+    take_snapshot,
+    write_snapshot,
+)
 from voxtrain.checkpoint.stop import StopRequest
 from voxtrain.checkpoint.stream import LazyTensor, lazily
 from voxtrain.checkpoint.writer import DTYPES, point_latest, write_checkpoint
@@ -178,6 +184,7 @@ class SaveCheckpoints(pl.Callback):
     ) -> Iterator[Job]:
         if not (checkpoint or state):
             return
+        finish_device_work()  # what is read from another stream must be there
         learnt = module.learnt_tensors()
         weights = lazily(learnt if held is None else held.hold(learnt, readings=checkpoint + state), None)
         if checkpoint:

@@ -55,7 +55,7 @@ class RowAdamW(torch.optim.AdamW):
         if used is None:
             used = torch.cat([(moment != 0).any(dim=1).nonzero()[:, 0] for moment in moments])
         told = gradient.indices()[0]
-        rows = torch.cat((used, told)).unique()
+        rows: Tensor = torch.unique(torch.cat((used, told)))
         gradients = torch.zeros(len(rows), *parameter.shape[1:])
         gradients[torch.searchsorted(rows, told)] = gradient.values()
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
