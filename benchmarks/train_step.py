@@ -30,7 +30,6 @@ from benchmarks.material import SPEECH, read_material
 from benchmarks.profiling import print_profile, recorded_products
 from benchmarks.shape import SHAPE, build_folder, read_shape, released_shape
 from voxtrain.fault import Fault, InputError
-from voxtrain.memory.host import keep_freed_memory
 from voxtrain.model.size import parameter_counts
 
 UPDATE_BYTES = 28
@@ -71,8 +70,6 @@ def _compare(chosen: argparse.Namespace, scratch: Path) -> None:
     material = read_material(chosen.speech)
     shape = read_shape(chosen.shape or SHAPE) if chosen.shape or chosen.device == "cpu" else released_shape()
     folder = build_folder(scratch / "model", shape, material.texts)
-    if chosen.device == "cpu":
-        keep_freed_memory()  # as a run with trainer.kernels=cpu does; upstream's loop may gain by it too
     all_of_them = contenders(folder, shape, material.rows, scratch / "latents", clock)
     _print_material(shape, material, all_of_them, clock)
     products = Products(recorded_products(all_of_them.plain), clock.device, chosen.device == "cuda")
@@ -98,6 +95,7 @@ def _take_turns(all_of_them: Contenders, products: Products, clock: Clock, round
             products.forget()
             neighbours = Neighbours()
         for name, step in all_of_them.steps.items():
+            all_of_them.settle(name)
             began = clock.now_s()
             step()
             if round_ > 0:

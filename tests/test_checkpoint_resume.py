@@ -52,6 +52,7 @@ def flat(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers")
 @pytest.mark.parametrize("state", ["fp32", "8bit", "paged_8bit"])
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_bit_for_bit(run: RunFolder, state: str) -> None:
     whole, optimizer = trained(state, 10)
     part, part_optimizer = trained(state, 6)

@@ -116,6 +116,7 @@ def test_the_manifest_room_rejects_the_planted_faults_and_nothing_else(manifest:
     assert all(size["rows"] for size in read_json(folder.split)["splits"].values())
 
 
+@pytest.mark.slow
 def test_the_same_speech_byte_for_byte(tmp_path: Path) -> None:
     """Among four parents is a voice with noise in it, which eSpeak would seed from the clock's second."""
     one = source(tmp_path / "a", 8, 4).manifest_path()

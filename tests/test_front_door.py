@@ -179,11 +179,13 @@ def test_resume_in_a_sweep(door: Door) -> None:
     refused(door("-m", "+recipe=demo", "resume=x", "train.grad_accum=2,4"), "resume")
 
 
+@pytest.mark.slow
 def test_faults_of_any_job_stop_the_sweep(door: Door) -> None:
     refused(door("-m", "+recipe=demo", "train.grad_accum=2,-4"), "grad_accum = -4")
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job", "+recipe=demo"]])
+@pytest.mark.slow
 def test_looking_imports_no_torch(flags: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['voxtrain', *sys.argv[1:]]\n"

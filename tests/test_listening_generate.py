@@ -138,6 +138,7 @@ def test_other_texts_replace_these(run: RunFolder) -> None:
     assert "take 2" in run.listening_page.read_text()
 
 
+@pytest.mark.slow
 def test_a_sample_that_fails_is_told_and_stops_no_other(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ def test_the_front_door_tells_a_list_to_exclude_that_is_missing(manifest: Path, 
     assert [fault.where for fault in world_faults(plan_start(given))] == [f"clean.exclude = {tmp_path}/none.jsonl"]
 
 
+@pytest.mark.slow
 def test_as_a_process_it_imports_no_torch(manifest: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from voxtrain.manifest.__main__ import main; code = main(sys.argv[1:]);"
@@ -104,6 +105,7 @@ def test_as_a_process_it_imports_no_torch(manifest: Path, tmp_path: Path) -> Non
     assert read_json(tmp_path / "made" / "audit.json")["rows_kept"] == 8
 
 
+@pytest.mark.slow
 def test_as_a_process_a_missing_manifest_is_exit_2_and_leaves_nothing(tmp_path: Path) -> None:
     arguments = [f"data.manifest={tmp_path / 'none.jsonl'}", f"out={tmp_path / 'made'}"]
     done = subprocess.run(

@@ -306,6 +306,7 @@ def test_the_calculator_agrees_with_the_formula() -> None:
     assert calculator({"rows_in": 5, "rows_kept": 5}) is None
 
 
+@pytest.mark.slow
 def test_the_steps_to_take_can_be_typed(folder: DataFolder) -> None:
     """Every command and setting that the page offers is accepted by the settings check."""
     audit = read_json(folder.audit)

@@ -146,6 +146,7 @@ def test_upstreams_own_door_loads_the_merged_export_and_speaks_as_the_adapted_mo
     assert np.abs(spoken[2] - spoken[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_such_a_run_is_judged_and_speaks(run: RunFolder, settings: Settings) -> None:
     settings = load(run.root)
     judging = judge(run, settings.validation, sources_of(run))

@@ -25,6 +25,7 @@ from voxtrain.model.upstream import load_model
         pytest.param(LORA, "per_frame", 3, id="lora-three_rows", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_twenty_steps_equal_upstreams_forward_and_loop(
     tiny_folder: Path, tuning: FullTuning | LoraTuning, normalisation: str, rows: int
 ) -> None:
@@ -54,6 +55,7 @@ def test_twenty_steps_equal_upstreams_forward_and_loop(
 
 
 @pytest.mark.parametrize(("tuning", "normalisation"), [(FullTuning(), "per_row"), (LORA, "per_frame")])
+@pytest.mark.slow
 def test_gradient_is_the_same_for_any_cut(
     tiny_folder: Path, tuning: FullTuning | LoraTuning, normalisation: str
 ) -> None:

@@ -32,6 +32,7 @@ def elsewhere(tiny: TinyModel, cache: Path, **changes: object) -> TinyModel:
     return TinyModel.model_validate({**tiny.model_dump(), "cache_dir": str(cache), **changes})
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_and_another_does_not(
     tiny: TinyModel, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def steps(first: int, last: int) -> list[StepBatch]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_bit_for_bit(tiny_folder: Path, tmp_path: Path, name: str) -> None:
     whole = module(tiny_folder, FullTuning(), stack(name))
     expected = fit(whole, steps(1, 4)).reports

@@ -37,6 +37,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Captu
     return call
 
 
+@pytest.mark.slow
 def test_a_sweep_never_starts_in_the_folder_of_another(refused: Door) -> None:
     """Its jobs kept the checkpoints and verdicts of the first sweep, under figures of the second."""
     Path("mine/0_demo").mkdir(parents=True)
@@ -61,6 +62,7 @@ def test_an_unknown_option_is_told_with_the_options_alone(refused: Door) -> None
     assert "search" not in told
 
 
+@pytest.mark.slow
 def test_several_values_without_m_are_told_as_a_sweep(refused: Door) -> None:
     told = refused("+recipe=demo", "train.grad_accum=2,4")
     assert "-m" in told

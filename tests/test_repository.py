@@ -159,6 +159,7 @@ def test_one_file_alone_imports_voxcpm() -> None:
     assert users == ["model/upstream.py"]
 
 
+@pytest.mark.slow
 def test_text_rooms_import_no_tensors() -> None:
     files = [path for room in ("manifest", "report") for path in python_files(PACKAGE / room)]
     assert {module_name(path): found for path in files if (found := _packages(path) & TENSORS)} == {}

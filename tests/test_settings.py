@@ -17,7 +17,14 @@ from voxtrain.settings import GROUPS, Settings, compose, load
 
 RECIPES = sorted(path.stem for path in (conf_folder() / "recipe").glob("*.yaml"))
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_folder() / group).glob("*.yaml"))]
-STACKS = [("24gb", "one_gpu"), ("16gb", "one_gpu"), ("80gb", "one_gpu"), ("cpu", "cpu"), ("cpu", "cpu_one_thread"), ("24gb", "ddp")]
+STACKS = [
+    ("24gb", "one_gpu"),
+    ("16gb", "one_gpu"),
+    ("80gb", "one_gpu"),
+    ("cpu", "cpu"),
+    ("cpu", "cpu_one_thread"),
+    ("24gb", "ddp"),
+]
 """Options of `memory` and `trainer` that do not contradict each other."""
 GIVEN = "data.manifest=rows.jsonl"
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +117,7 @@ def test_near_names_are_proposed() -> None:
         compose(["+recipe=demo", "train.max_stpes=3"])
 
 
+@pytest.mark.slow
 def test_a_setting_of_another_option_names_that_option(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"add tuning=lora, or leave tuning.rank out"):
         compose(["+recipe=demo", "tuning.rank=8"])
@@ -120,6 +128,7 @@ def test_a_setting_of_another_option_names_that_option(tmp_path: Path) -> None:
         load(tmp_path, ["tuning.rank=8"])
 
 
+@pytest.mark.slow
 def test_choices_are_taken_before_settings_whatever_their_order(tmp_path: Path) -> None:
     with pytest.raises(InputError) as told:
         compose(["+recipe=demo", "tuning.rank=8", "tuning=lora", "no_such_setting=1"])
@@ -176,6 +185,7 @@ def test_every_run_in_the_readme_composes() -> None:
         compose(words)
 
 
+@pytest.mark.slow
 def test_the_settings_check_imports_no_torch() -> None:
     code = "import sys, voxtrain.settings as s; s.compose(['+recipe=demo']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -225,6 +225,7 @@ def test_the_door_selects_again_without_judging(run: RunFolder, capsys: pytest.C
     assert "rows/s" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_in_bf16_are_close(run: RunFolder, pristine_lora: RunFolder, tmp_path: Path) -> None:
     lora = RunFolder(shutil.copytree(pristine_lora.root, tmp_path / "lora", symlinks=True))
     for folder in (run, lora):
