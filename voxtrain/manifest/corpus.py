@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxtrain.manifest.group import NO_GROUP, Grouping, Groups, join_groups
-from voxtrain.manifest.judge import ROW, WRITTEN, Judged
+from voxtrain.manifest.judged import ROW, WRITTEN, Judged
 from voxtrain.manifest.rules import Finding
 from voxtrain.manifest.spool import Spool
 

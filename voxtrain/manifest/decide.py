@@ -13,7 +13,7 @@ from voxtrain.manifest.clean import DUPLICATE, CleanRules
 from voxtrain.manifest.corpus import Corpus, duplicates, no_duplicates, rare_scripts
 from voxtrain.manifest.evidence import RARE_SCRIPT, Evidence
 from voxtrain.manifest.group import Grouping, Groups
-from voxtrain.manifest.judge import WRITTEN
+from voxtrain.manifest.judged import WRITTEN
 from voxtrain.manifest.placing import NO_SPLIT
 from voxtrain.manifest.progress import told
 from voxtrain.manifest.row import Row

@@ -11,7 +11,7 @@ from typing import Any
 
 from voxtrain.manifest.clean import DUPLICATE
 from voxtrain.manifest.corpus import SHOWN_LETTERS, Corpus, Duplicates
-from voxtrain.manifest.judge import WRITTEN, Found, told_findings
+from voxtrain.manifest.judged import WRITTEN, Found, told_findings
 from voxtrain.manifest.rules import Finding
 from voxtrain.manifest.spool import Spool
 

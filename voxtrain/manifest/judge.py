@@ -6,7 +6,6 @@ row and what was found in it, goes to a file as JSON and is read again when the 
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections import deque
 from collections.abc import Mapping
@@ -24,46 +23,19 @@ from voxtrain.manifest.columns import Columns
 from voxtrain.manifest.crossing import numbered
 from voxtrain.manifest.formats import Chunk
 from voxtrain.manifest.group import NO_GROUP, Grouping
-from voxtrain.manifest.recall import Chunks, Kept
+from voxtrain.manifest.judged import PACKED, PLACE_OF_SCRIPT, ROW, Judged, packed_findings
+from voxtrain.manifest.recall import Chunks
 from voxtrain.manifest.row import ReadRow, RowReader
 from voxtrain.manifest.rules import Candidate, Finding
-from voxtrain.manifest.scripts import SCRIPTS, spoken
+from voxtrain.manifest.scripts import spoken
 from voxtrain.manifest.sound import NO_FILE, Samples, Sound
-from voxtrain.manifest.sounds import Heard, Remembered, Sounds
+from voxtrain.manifest.sounds import Heard, Sounds
 
-FIELDS = (
-    ("line", "q"),
-    ("fired", "Q"),  # a bit for each of CleanRules.rule_names()
-    ("reported", "Q"),  # a bit for each of CleanRules.reports(), and one for a rare script
-    ("seconds", "d"),  # NaN: it cannot be opened
-    ("id", "Q"),  # 64 bits of a hash
-    ("same_1", "Q"),  # the two are equal for rows that say and sound the same; both 0: nothing can be said
-    ("same_2", "Q"),
-    ("text", "Q"),  # 64 bits of a hash
-    ("path", "Q"),  # likewise, of the audio file
-    ("stem", "I"),  # a hash of the path without its last number; 0: it has none
-    ("record_bytes", "I"),  # in the spool
-    ("found_bytes", "I"),  # in the spool, after the record
-    ("script", "B"),  # place in WRITTEN
-    ("names_itself", "?"),  # the manifest gives the id
-    ("characters", "f"),  # that are spoken
-    ("rms_dbfs", "f"),  # NaN: not decoded
-    ("peak", "f"),
-    ("leading_silence_s", "f"),
-    ("tail_silence_s", "f"),
-)
-PACKED = struct.Struct("<" + "".join(kind for _, kind in FIELDS))
-ROW = np.dtype([(name, f"<{np.dtype(kind).str[1:]}") for name, kind in FIELDS])
-assert PACKED.size == ROW.itemsize
-WRITTEN = tuple(dict.fromkeys(("none", *SCRIPTS)))
-PLACE_OF_SCRIPT = {name: place for place, name in enumerate(WRITTEN)}
 NAN = float("nan")
 UNHEARD = (NAN, NAN, NAN, NAN)
 MASK = 2**64 - 1
 DEVICE_STRIDE = 0x9E3779B97F4A7C15  # odd and large: devices, which have small numbers, shift a hash far
 NOT_HEARD = Heard(NO_FILE, 0, 0, 0, 0, 0)
-
-Found = dict[str, Finding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +54,6 @@ class Job:
         """All that rows are judged by, besides what they say and the files that they name."""
         named = (self.columns.model_dump(), self.grouping.value, self.clean.model_dump(mode="json"))
         return orjson.dumps([str(self.folder), *named, sorted(self.excluded.items())], option=orjson.OPT_SORT_KEYS)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What became of a chunk."""
-
-    rows: npt.NDArray[Any]  # [rows] of ROW
-    spool: bytes  # record and findings of every row, one after the other
-    labels: list[list[str]]  # for each column grouped by, its labels in these rows
-    codes: npt.NDArray[np.int32]  # [columns, rows] places in `labels`, NO_GROUP where a row has none
-    broken: list[tuple[int, str]]  # line and reason
-    columns: set[str]  # that any row has
-    excluded: set[str]  # ids that rows have
-    fresh: list[Remembered]
-    kept: Kept | None  # what to remember of the chunk as a whole
-    memory_is_broken: bool
-    done: float  # share of the file that lies before the end of the chunk
 
 
 class Looked(NamedTuple):
@@ -184,7 +139,7 @@ class Judge:
             excluded.add(row.id)
         reports = {} if rejects else findings(self._reports, candidate)
         record = self._record(read, own.sound, reference)
-        told = _told(rejects, reports) if rejects or reports else b""
+        told = packed_findings(rejects, reports) if rejects or reports else b""
         spool += record
         spool += told
         seconds, samples = own.sound.duration_s, own.sound.samples
@@ -249,20 +204,6 @@ def _coded(read: list[ReadRow], width: int) -> tuple[list[list[str]], npt.NDArra
         names = [one.labels[place] if one.labels is not None else "" for one in read]
         column[:] = [labels.setdefault(name, len(labels)) if name else NO_GROUP for name in names]
     return [list(labels) for labels in known], codes
-
-
-def _told(rejects: Found, reports: Found) -> bytes:
-    """What was found, as `told_findings` reads it."""
-    both = [[[name, one.value, one.threshold] for name, one in found.items()] for found in (rejects, reports)]
-    return orjson.dumps(both, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def told_findings(told: bytes) -> tuple[Found, Found]:
-    """What was found against a row: rejects, reports."""
-    if not told:
-        return {}, {}
-    rejects, reports = ({name: Finding(value, limit) for name, value, limit in found} for found in orjson.loads(told))
-    return rejects, reports
 
 
 def _same(own: Heard, text: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +23,12 @@ import orjson
 import xxhash
 
 from voxtrain.manifest.formats import Chunk, JsonLines
+from voxtrain.manifest.judged import Judged, Kept
 from voxtrain.manifest.sounds import SETTLED_NS, Heard, connect
-
-if TYPE_CHECKING:
-    from voxtrain.manifest.judge import Judged
 
 MOST_BYTES = 1 << 30  # of the database: a million rows take 0.7 GB
 TABLE = "CREATE TABLE IF NOT EXISTS chunks (name BLOB PRIMARY KEY, content BLOB) WITHOUT ROWID"
 PARTS = struct.Struct("<5Q")  # bytes of: facts, files, rows, codes, spool
-
-Kept = tuple[bytes, bytes]
-"""One row of the table: name and content."""
 
 
 class Chunks:

@@ -20,7 +20,8 @@ from itertools import chain
 from typing import ClassVar, Self
 
 from voxtrain.manifest.formats import Chunk
-from voxtrain.manifest.judge import Job, Judge, Judged
+from voxtrain.manifest.judge import Job, Judge
+from voxtrain.manifest.judged import Judged
 from voxtrain.manifest.sounds import SoundMemory
 
 MOST_PROCESSES = 8  # each worker holds some 60 MiB

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from voxtrain.fault import Fault, InputError
+from voxtrain.metrics.wandb_page import WandbPage
 from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -31,12 +32,8 @@ class CsvOnly(BaseModel, frozen=True, extra="forbid"):
         """evaluation/checkpoints.csv has the figures already."""
 
 
-class WandbSettings(BaseModel, frozen=True, extra="forbid"):
+class WandbSettings(WandbPage, frozen=True, extra="forbid"):
     """Weights & Biases, fed from metrics.csv."""
-
-    project: str
-    entity: str | None
-    mode: Literal["online", "offline"]
 
     def callback(self, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> WandbLog:
         """What sends each step. Raises InputError where wandb is missing, or knows no account in online mode."""

@@ -26,7 +26,7 @@ from voxtrain.run_folder import RunFolder
 if TYPE_CHECKING:
     from wandb import Run
 
-    from voxtrain.metrics.loggers import WandbSettings
+    from voxtrain.metrics.wandb_page import WandbPage
 
 SECONDS_TO_START = 60.0
 
@@ -34,7 +34,7 @@ SECONDS_TO_START = 60.0
 class WandbLog(pl.Callback):
     """Sends new rows of metrics.csv after each step. Must stand after `StepLog`."""
 
-    def __init__(self, settings: WandbSettings, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
+    def __init__(self, settings: WandbPage, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
         super().__init__()
         self._settings, self._run_folder, self._config, self._name = settings, run, plain_config, name
         self._run: Run | None = None
@@ -104,7 +104,7 @@ def figures(row: Mapping[str, str], part: str) -> dict[str, float]:
     return {key: float(cell) for key, cell in named.items()}
 
 
-def log_validation(settings: WandbSettings, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
+def log_validation(settings: WandbPage, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
     """Send evaluation/checkpoints.csv under `val/`; offline, with all training steps in the same folder."""
     judged = [figures(_under_val(row), "val") for row in read_log_rows(run.evaluated_checkpoints)]
     if not judged:
@@ -137,7 +137,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def open_page(settings: WandbSettings, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> Run:
+def open_page(settings: WandbPage, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> Run:
     """Start wandb without a word on the terminal. Raises RunFailed, with the remedy, if it does not start."""
     import wandb
 
