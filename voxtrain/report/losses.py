@@ -9,6 +9,7 @@ from typing import Any
 from voxtrain.report import words
 from voxtrain.report.charts import Point, checkpoint_chart, rate_chart, smoothing_window, step_chart
 from voxtrain.report.evidence import Evidence, interval, number, whole
+from voxtrain.report.grounds import stop_in_training
 from voxtrain.report.page import Chip, Drawn
 
 HELD_OUT = {
@@ -31,7 +32,9 @@ def choice(evidence: Evidence) -> dict[str, Any] | None:
         "intervals": any(interval(row, "loss/total") for row in evidence.checkpoints),
         "base": evidence.judged(0) is not None,
         "best": _best_column(evidence) is not None,
+        "gauged": bool(stop_in_training(evidence)),
         "by_weight": _by_weight(evidence),
+        "weight": _own_weight(evidence),
         "rows": [_row(evidence, row) for row in evidence.checkpoints],
     }
 
@@ -65,6 +68,13 @@ def _by_weight(evidence: Evidence) -> list[Chip]:
     return chips
 
 
+def _own_weight(evidence: Evidence) -> str:
+    """The weight that this run gives the stop loss; empty where it is not known."""
+    weights = (evidence.selection or {}).get("loss_weights")
+    stop = number(weights.get("stop")) if isinstance(weights, Mapping) else math.nan
+    return f"{stop:g}" if math.isfinite(stop) else ""
+
+
 def _held_out_chart(evidence: Evidence, name: str, note: str) -> Drawn:
     points = []
     for row in evidence.checkpoints:
@@ -90,6 +100,7 @@ def _row(evidence: Evidence, row: dict[str, str]) -> dict[str, Any]:
         "paired": paired,
         "diff": words.loss(number(row.get("loss/diff"))),
         "stop": words.loss(number(row.get("loss/stop"))),
+        "in_training": f"{known:.2g}" if (known := stop_in_training(evidence).get(step)) is not None else "",
         "best": words.share(number(row.get(best))) if best and step else "",
         "marks": _marks(evidence, step),
         "selected": step == evidence.selected_step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxtrain.durable import write_whole
-from voxtrain.report import head, losses, machine, outliers, rows
+from voxtrain.report import grounds, head, losses, machine, outliers, rows
 from voxtrain.report.evidence import Evidence, read_evidence
 from voxtrain.report.page import page
 from voxtrain.run_folder import RunFolder
@@ -31,6 +31,7 @@ def report_page(evidence: Evidence) -> str:
             "folder": shown_folder(evidence.run.root),
             "head": head.head(evidence),
             "choice": losses.choice(evidence),
+            "grounds": grounds.grounds(evidence),
             "training": losses.training(evidence),
             "outliers": outliers.outliers(evidence),
             "data": rows.ledger(evidence),

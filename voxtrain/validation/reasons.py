@@ -118,7 +118,8 @@ def warnings(evidence: Evidence, choice: dict[str, Any]) -> list[str]:
     if evidence.estimates is None:
         told.append(
             f"The validation rows come from {_recordings(evidence.groups)}; with fewer than {FEWEST_GROUPS} no "
-            "interval can be given, so any of the checkpoints may be the best one"
+            f"interval can be given, so any of the checkpoints may be the best one (from {FEWEST_GROUPS} on, 95 % "
+            "intervals held the truth in at least 92 % of simulated splits)"
         )
     elif evidence.estimates["loss/total"].degrees < FEWEST_GROUPS - 1:
         alike = 1 + evidence.estimates["loss/total"].degrees
