@@ -6,6 +6,10 @@ CPU, by oneDNN's. All products of a step make one round; rounds alternate with t
 median with median, since a machine that is rented may be slower by a third in one minute than in the next. What
 else a step does (attention's softmax, norms, activations, the update) is left out: the floor is what no arrangement of
 it could beat.
+
+A second floor reads one operand of each product from memory. A step has to: a weight was last used a whole model
+before, and what a weight's gradient is made of was saved as long ago. The other operand stays at hand, as an activation
+or a gradient just made would.
 """
 
 from __future__ import annotations
@@ -24,7 +28,11 @@ from voxtrain.model import cpu_operators
 
 Product = tuple[str, int, int, int, int]
 """(part of the step, batch, n, k, m): batch times [n, k] x [k, m]."""
+Way = Callable[[Tensor], Tensor]
+"""Makes a product of one shape; its right operand is given as a flat tensor."""
 REPEATS = 5
+FAR_BYTES = 2**28
+"""Numbers in which right operands follow one another: far more than a processor's caches hold."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -80,11 +88,14 @@ class Products:
 
     def __init__(self, products: Counter[Product], device: torch.device, autocast: bool) -> None:
         """Find for each shape the way that makes it fastest here; what is made of it stays for all rounds."""
-        self._products, self._device = products, device
+        self._products = products
         dtype = torch.bfloat16 if autocast else torch.float32
         shapes = {(n, k, m) for _, batch, n, k, m in products if batch == 1}
-        self._ways = {shape: _fastest(shape, device, dtype) for shape in sorted(shapes)}
+        largest = max(k * m for _, k, m in shapes)
+        self._right = torch.randn(max(FAR_BYTES // dtype.itemsize, 2 * largest), device=device, dtype=dtype)
+        self._ways = {shape: _fastest(shape, self._right) for shape in sorted(shapes)}
         self._rounds: list[dict[tuple[int, int, int], float]] = []
+        self._far_rounds: list[dict[tuple[int, int, int], float]] = []
 
     def step(self) -> None:
         """Make every product of one step as often as a step does."""
@@ -93,16 +104,27 @@ class Products:
             if batch == 1:
                 n, k, m = shape
                 times[n, k, m] += count
-        self._rounds.append({shape: _seconds(self._ways[shape], self._device, many) for shape, many in times.items()})
+        for rounds, far in ((self._rounds, False), (self._far_rounds, True)):
+            rounds.append(
+                {shape: _seconds(self._ways[shape], shape, self._right, many, far) for shape, many in times.items()}
+            )
 
     def floor(self) -> Floor:
         """Of the round whose seconds are the median; products of attention count at the rate of the others together."""
-        found = sorted((self._of(one) for one in self._rounds), key=lambda floor: floor.total_s)
-        return found[(len(found) - 1) // 2]
+        return self._median(self._rounds)
+
+    def floor_from_memory(self) -> Floor:
+        """The same, with the right operand of each product read from memory."""
+        return self._median(self._far_rounds)
 
     def forget(self) -> None:
         """Leave the rounds out that were made so far."""
         self._rounds.clear()
+        self._far_rounds.clear()
+
+    def _median(self, rounds: list[dict[tuple[int, int, int], float]]) -> Floor:
+        found = sorted((self._of(one) for one in rounds), key=lambda floor: floor.total_s)
+        return found[(len(found) - 1) // 2]
 
     def _of(self, best: dict[tuple[int, int, int], float]) -> Floor:
         seconds: defaultdict[str, float] = defaultdict(float)
@@ -121,44 +143,50 @@ class Products:
         return Floor(dict(seconds), dict(flop))
 
 
-def measured_floor(products: Counter[Product], device: torch.device, autocast: bool) -> Floor:
-    """The floor by itself, of some rounds."""
-    alone = Products(products, device, autocast)
-    for _ in range(REPEATS):
-        alone.step()
-    return alone.floor()
-
-
-def _fastest(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+def _fastest(shape: tuple[int, int, int], right: Tensor) -> Way:
     n, k, m = shape
-    left, right = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
-    turned = torch.randn(k, n, device=device, dtype=dtype).t()  # as gradients of weights have it
-    ways: list[Callable[[], Tensor]] = [lambda: left @ right, lambda: turned @ right]
-    if device.type == "cpu" and cpu_operators.available():
-        across = torch.randn(m, k, device=device, dtype=dtype)
-        ways += [lambda: cpu_operators.product(left, right.t()), lambda: cpu_operators.product(left, across)]
-    return min(ways, key=lambda way: _best_s(way, device))
+    left = torch.randn(n, k, device=right.device, dtype=right.dtype)
+    turned = torch.randn(k, n, device=right.device, dtype=right.dtype).t()  # as gradients of weights have it
+    ways: list[Way] = [lambda flat: left @ flat.view(k, m), lambda flat: turned @ flat.view(k, m)]
+    if right.device.type == "cpu" and cpu_operators.available():
+        ways.append(lambda flat: cpu_operators.product(left, flat.view(k, m).t()))
+        ways.append(lambda flat: cpu_operators.product(left, flat.view(m, k)))
+    return min(ways, key=lambda way: _best_s(lambda: _seconds(way, shape, right, 1, far=False)))
 
 
-def _best_s(way: Callable[[], Tensor], device: torch.device) -> float:
-    way()
-    return min(_seconds(way, device, 1) for _ in range(REPEATS))
+def _best_s(measured: Callable[[], float]) -> float:
+    measured()
+    return min(measured() for _ in range(REPEATS))
 
 
-def _seconds(way: Callable[[], Tensor], device: torch.device, times: int) -> float:
-    """Of one call, where there are many, one after the other."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _seconds(way: Way, shape: tuple[int, int, int], right: Tensor, times: int, far: bool) -> float:
+    """Of one call, where there are many, one after the other. far: each takes the numbers after those of the last."""
+    size = shape[1] * shape[2]
+    places = right.numel() // size if far else 1
+    operands = [right[place * size : (place + 1) * size] for place in range(places)]
+    _wait(right.device)
     began = time.perf_counter()
-    for _ in range(times):
-        way()
+    for call in range(times):
+        way(operands[call % places])
+    _wait(right.device)
+    return (time.perf_counter() - began) / times
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - began) / times
 
 
 def copy_rate(device: torch.device) -> float:
     """Bytes that this machine reads and writes a second, in a copy that no cache holds."""
     source = torch.randn(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    return 2 * 4 * source.numel() / _best_s(lambda: target.copy_(source), device)
+
+    def copied_s() -> float:
+        _wait(device)
+        began = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        return time.perf_counter() - began
+
+    return 2 * 4 * source.numel() / _best_s(copied_s)
