@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from voxtrain.manifest.group import NO_GROUP, Grouping, Groups, join_groups
+from voxtrain.manifest.splitting.group import NO_GROUP, Grouping, Groups, join_groups
 
 
 def groups_of(rows: Sequence[Sequence[str] | None], grouping: Grouping, kept: Sequence[bool] | None = None) -> Groups:

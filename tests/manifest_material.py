@@ -19,13 +19,13 @@ from voxtrain.manifest.corpus import Gathering
 from voxtrain.manifest.decide import decided
 from voxtrain.manifest.evidence import Evidence
 from voxtrain.manifest.formats import Line, Told
-from voxtrain.manifest.group import parse_group_by
 from voxtrain.manifest.judge import Job, Judge
 from voxtrain.manifest.prepare import prepare
 from voxtrain.manifest.row import Row
 from voxtrain.manifest.sound import Sound
 from voxtrain.manifest.sounds import Heard
-from voxtrain.manifest.split import GroupedSplit
+from voxtrain.manifest.splitting.group import parse_group_by
+from voxtrain.manifest.splitting.split import GroupedSplit
 from voxtrain.manifest.spool import Spool
 from voxtrain.run_folder import DataFolder
 

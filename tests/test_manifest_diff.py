@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from voxtrain.durable import read_json, read_jsonl, write_json, write_jsonl
 from voxtrain.fault import InputError
-from voxtrain.manifest.diff import diff, diff_main
-from voxtrain.manifest.diff_rows import COPY, _numbered
-from voxtrain.manifest.page_words import share
+from voxtrain.manifest.diff.audits import diff, diff_main
+from voxtrain.manifest.diff.rows import COPY, _numbered
+from voxtrain.manifest.page.words import share
 from voxtrain.run_folder import SPLITS, DataFolder
 
 EMPTY = made.REJECTS["empty_text"]

@@ -15,9 +15,9 @@ from group_material import groups_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxtrain.manifest import possible
-from voxtrain.manifest.group import Groups, label, parse_group_by
-from voxtrain.manifest.possible import possible_groups
+from voxtrain.manifest.splitting import possible
+from voxtrain.manifest.splitting.group import Groups, label, parse_group_by
+from voxtrain.manifest.splitting.possible import possible_groups
 
 names = st.sampled_from(["", "a", "b", "c", "d", "e", "ä", "0"])
 joined_rows = st.lists(st.tuples(names, names, names), max_size=14)

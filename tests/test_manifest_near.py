@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz, process
 
-from voxtrain.manifest.crossing import Met
-from voxtrain.manifest.letters import LONGEST, Alphabet
-from voxtrain.manifest.near import NearText, near_duplicates
-from voxtrain.manifest.near_index import TextIndex
+from voxtrain.manifest.splitting.crossing import Met
+from voxtrain.manifest.splitting.letters import LONGEST, Alphabet
+from voxtrain.manifest.splitting.near import NearText, near_duplicates
+from voxtrain.manifest.splitting.near_index import TextIndex
 
 SCORE = 90.0
 PROSE = """
@@ -149,7 +149,7 @@ WIDE = "".join(chr(ord(letter) + 0xFEE0) for letter in "HelloThereWorld")  # as 
 @pytest.mark.parametrize("batch", [1, 100])
 @pytest.mark.parametrize("turned", [False, True])
 def test_of_several_the_nearest_is_shown(batch: int, turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voxtrain.manifest.near.BATCH", batch)
+    monkeypatch.setattr("voxtrain.manifest.splitting.near.BATCH", batch)
     rows = [("train", f"The lantern stood in {what} window all winter.", what) for what in ("a", "the", "their")]
     held = ("validation", "The lantern stood in the window all winter.", "v")
     (example,) = record([held, *(rows[::-1] if turned else rows)])["train+validation"]["examples"]
@@ -185,7 +185,7 @@ def test_the_order_of_the_rows_changes_nothing(rows: list[tuple[str, str]], chan
 
 
 def test_the_order_changes_nothing_over_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voxtrain.manifest.near.BATCH", 16)
+    monkeypatch.setattr("voxtrain.manifest.splitting.near.BATCH", 16)
     chance = random.Random(5)
     rows = [(chance.choice(["train", "train", "validation", "test"]), sentence(chance), f"{n}") for n in range(150)]
     rows += [("train", changed(text, chance), f"{n}x") for n, (_, text, _) in enumerate(rows)]

@@ -27,15 +27,15 @@ from voxtrain.durable import read_json, write_json, write_jsonl
 from voxtrain.manifest.clean import WORD_ERROR_RATE
 from voxtrain.manifest.decide import report_names
 from voxtrain.manifest.distributions import EDGES, KEPT, PARTS, distributions
-from voxtrain.manifest.page import page_html, write_page
-from voxtrain.manifest.page_advice import what_to_do
-from voxtrain.manifest.page_commands import data_settings
-from voxtrain.manifest.page_histogram import BARS, MEASURES, WIDTH, histogram
-from voxtrain.manifest.page_ledger import calculator
-from voxtrain.manifest.page_rows import ROWS_OF_A_RULE, with_players, worst_rows
-from voxtrain.manifest.page_sound import LONGEST_S, NoPlayer, data_address
-from voxtrain.manifest.page_split import certified
-from voxtrain.manifest.page_words import HARMFUL, RULES, harmless, share
+from voxtrain.manifest.page.advice import what_to_do
+from voxtrain.manifest.page.commands import data_settings
+from voxtrain.manifest.page.histogram import BARS, MEASURES, WIDTH, histogram
+from voxtrain.manifest.page.ledger import calculator
+from voxtrain.manifest.page.rows import ROWS_OF_A_RULE, with_players, worst_rows
+from voxtrain.manifest.page.sound import LONGEST_S, NoPlayer, data_address
+from voxtrain.manifest.page.split import certified
+from voxtrain.manifest.page.whole import page_html, write_page
+from voxtrain.manifest.page.words import HARMFUL, RULES, harmless, share
 from voxtrain.manifest.table import tell
 from voxtrain.run_folder import DataFolder
 from voxtrain.settings import compose
@@ -467,7 +467,7 @@ def test_the_short_form_in_a_terminal(folder: DataFolder, capsys: pytest.Capture
 
 def test_the_page_is_made_without_heavy_packages() -> None:
     """Pandas or matplotlib would take longer to import than a small audit takes."""
-    files = [*PACKAGE.glob("page*.py"), *PACKAGE.glob("diff*.py"), PACKAGE / "distributions.py", PACKAGE / "table.py"]
+    files = [*PACKAGE.glob("page/*.py"), *PACKAGE.glob("diff/*.py"), PACKAGE / "distributions.py", PACKAGE / "table.py"]
     assert len(files) > 10
     imports = re.compile(r"^ *(?:from|import) (\w+)", re.MULTILINE)
     found = {name for path in files for name in imports.findall(path.read_text(encoding="utf-8"))}

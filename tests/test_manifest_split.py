@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from voxtrain.durable import read_json, write_json
 from voxtrain.fault import InputError
-from voxtrain.manifest import certificate as certificate_file
-from voxtrain.manifest.certificate import Certificate, read_certificate
-from voxtrain.manifest.group import Grouping, parse_group_by
-from voxtrain.manifest.placing import place
-from voxtrain.manifest.split import GroupedSplit, GroupSize, SplitGroups, assign, assign_groups
+from voxtrain.manifest.splitting import certificate as certificate_file
+from voxtrain.manifest.splitting.certificate import Certificate, read_certificate
+from voxtrain.manifest.splitting.group import Grouping, parse_group_by
+from voxtrain.manifest.splitting.placing import place
+from voxtrain.manifest.splitting.split import GroupedSplit, GroupSize, SplitGroups, assign, assign_groups
 from voxtrain.run_folder import SPLITS, DataFolder
 
 Member = dict[str, Any]

@@ -15,10 +15,10 @@ from manifest_material import clean_rules, columns, write_lines, write_tone
 
 from voxtrain.manifest import workers
 from voxtrain.manifest.formats import Line, chunks
-from voxtrain.manifest.group import parse_group_by
 from voxtrain.manifest.judge import Job, Judge
 from voxtrain.manifest.judged import Judged
 from voxtrain.manifest.sounds import SoundMemory
+from voxtrain.manifest.splitting.group import parse_group_by
 from voxtrain.manifest.workers import Pool, judged
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from voxtrain.data.source import ManifestSource
     from voxtrain.listening.settings import ListeningSettings
     from voxtrain.manifest.clean import CleanRules
-    from voxtrain.manifest.split import GroupedSplit
+    from voxtrain.manifest.splitting.split import GroupedSplit
     from voxtrain.memory.stack import MemoryStack
     from voxtrain.metrics.loggers import CsvOnly, WandbSettings
     from voxtrain.model.released import ReleasedModel

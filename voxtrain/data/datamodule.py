@@ -19,11 +19,11 @@ from voxtrain.data.source import Source
 from voxtrain.data.steps import StepPlan, Steps
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
-from voxtrain.manifest.certificate import read_certificate
 from voxtrain.manifest.clean import CleanRules
 from voxtrain.manifest.prepare import prepare, read_split
 from voxtrain.manifest.row import Row
-from voxtrain.manifest.split import GroupedSplit
+from voxtrain.manifest.splitting.certificate import read_certificate
+from voxtrain.manifest.splitting.split import GroupedSplit
 from voxtrain.run_folder import SPLITS, DataFolder
 
 SHOWN_ROWS = 10

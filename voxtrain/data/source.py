@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel
 
 from voxtrain.manifest.columns import Columns
-from voxtrain.manifest.group import parse_group_by
+from voxtrain.manifest.splitting.group import parse_group_by
 
 
 def _absolute(path: Path) -> Path:
@@ -35,7 +35,7 @@ def _groups(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 GroupBy = Annotated[str | tuple[str, ...], AfterValidator(_groups)]
-"""A column, several columns, `row`, or a regular expression on the path; see manifest/group.py."""
+"""A column, several columns, `row`, or a regular expression on the path; see manifest/splitting/group.py."""
 
 
 class Source(BaseModel, ABC, frozen=True, extra="forbid"):

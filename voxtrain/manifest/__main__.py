@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     paths, overrides = split_arguments(given.settings)
     if given.diff:
-        from voxtrain.manifest.diff import diff_main
+        from voxtrain.manifest.diff.audits import diff_main
 
         return diff_main(paths, given.json)
     out = [override.removeprefix("out=") for override in overrides if override.startswith("out=")]

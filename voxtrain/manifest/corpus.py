@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voxtrain.manifest.group import NO_GROUP, Grouping, Groups, join_groups
 from voxtrain.manifest.judged import ROW, WRITTEN, Judged
 from voxtrain.manifest.rules import Finding
+from voxtrain.manifest.splitting.group import NO_GROUP, Grouping, Groups, join_groups
 from voxtrain.manifest.spool import Spool
 
 MICRO = 1_000_000

@@ -12,13 +12,13 @@ from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.clean import DUPLICATE, CleanRules
 from voxtrain.manifest.corpus import Corpus, duplicates, no_duplicates, rare_scripts
 from voxtrain.manifest.evidence import RARE_SCRIPT, Evidence
-from voxtrain.manifest.group import Grouping, Groups
 from voxtrain.manifest.judged import WRITTEN
-from voxtrain.manifest.placing import NO_SPLIT
 from voxtrain.manifest.progress import told
 from voxtrain.manifest.row import Row
 from voxtrain.manifest.rules import Finding
-from voxtrain.manifest.split import GroupedSplit, SplitGroups, assign_groups
+from voxtrain.manifest.splitting.group import Grouping, Groups
+from voxtrain.manifest.splitting.placing import NO_SPLIT
+from voxtrain.manifest.splitting.split import GroupedSplit, SplitGroups, assign_groups
 from voxtrain.manifest.spool import Spool
 from voxtrain.manifest.transcript import WORD_ERROR_RATE, TranscriptCheck
 from voxtrain.run_folder import SPLITS

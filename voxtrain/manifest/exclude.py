@@ -6,7 +6,7 @@ from pathlib import Path
 
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.formats import JsonLines
-from voxtrain.manifest.group import label
+from voxtrain.manifest.splitting.group import label
 
 SHOWN_FAULTS = 10
 

@@ -20,9 +20,7 @@ import xxhash
 
 from voxtrain.manifest.clean import EXCLUDED, CleanRules, findings
 from voxtrain.manifest.columns import Columns
-from voxtrain.manifest.crossing import numbered
 from voxtrain.manifest.formats import Chunk
-from voxtrain.manifest.group import NO_GROUP, Grouping
 from voxtrain.manifest.judged import PACKED, PLACE_OF_SCRIPT, ROW, Judged, packed_findings
 from voxtrain.manifest.recall import Chunks
 from voxtrain.manifest.row import ReadRow, RowReader
@@ -30,6 +28,8 @@ from voxtrain.manifest.rules import Candidate, Finding
 from voxtrain.manifest.scripts import spoken
 from voxtrain.manifest.sound import NO_FILE, Samples, Sound
 from voxtrain.manifest.sounds import Heard, Sounds
+from voxtrain.manifest.splitting.crossing import numbered
+from voxtrain.manifest.splitting.group import NO_GROUP, Grouping
 
 NAN = float("nan")
 UNHEARD = (NAN, NAN, NAN, NAN)

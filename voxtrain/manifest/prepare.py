@@ -21,7 +21,6 @@ import numpy as np
 from voxtrain.durable import read_json, read_jsonl, write_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.audit import ledger, ledger_text, measures, reported
-from voxtrain.manifest.certificate import Certificate
 from voxtrain.manifest.clean import EXCLUDED, CleanRules
 from voxtrain.manifest.columns import Columns
 from voxtrain.manifest.corpus import Corpus, repeated_lines
@@ -31,12 +30,13 @@ from voxtrain.manifest.evidence import Evidence
 from voxtrain.manifest.exclude import read_exclude
 from voxtrain.manifest.formats import check_file
 from voxtrain.manifest.gather import gather
-from voxtrain.manifest.group import Grouping
-from voxtrain.manifest.page import write_page
-from voxtrain.manifest.placing import NO_SPLIT
+from voxtrain.manifest.page.whole import write_page
 from voxtrain.manifest.row import Row
 from voxtrain.manifest.sound import SOUND_VERSION
-from voxtrain.manifest.split import GroupedSplit
+from voxtrain.manifest.splitting.certificate import Certificate
+from voxtrain.manifest.splitting.group import Grouping
+from voxtrain.manifest.splitting.placing import NO_SPLIT
+from voxtrain.manifest.splitting.split import GroupedSplit
 from voxtrain.manifest.spool import Spool
 from voxtrain.manifest.transcript import TranscriptCheck
 from voxtrain.manifest.usable import GroupBy, check_head, grouping_of

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from voxtrain.manifest.columns import Columns, renamed
 from voxtrain.manifest.formats import Record
-from voxtrain.manifest.group import Grouping, label
+from voxtrain.manifest.splitting.group import Grouping, label
 
 SHOWN_LETTERS = 200
 

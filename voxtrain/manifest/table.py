@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from voxtrain.manifest.audit import LEDGER_HEAD, ledger_lines, ledger_remarks
-from voxtrain.manifest.page_words import RULES, count, harmless, share, shown
+from voxtrain.manifest.page.words import RULES, count, harmless, share, shown
 from voxtrain.run_folder import DataFolder
 
 REPEATED_SHOWN = 3

@@ -9,9 +9,9 @@ from pathlib import Path
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.columns import NEEDED, Columns
 from voxtrain.manifest.formats import Record, chunks
-from voxtrain.manifest.group import Grouping, parse_group_by
-from voxtrain.manifest.possible import possible_groups
 from voxtrain.manifest.row import Row, RowReader
+from voxtrain.manifest.splitting.group import Grouping, parse_group_by
+from voxtrain.manifest.splitting.possible import possible_groups
 
 SHOWN_FAULTS = 10
 HEAD_ROWS = 2048

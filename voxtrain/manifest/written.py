@@ -16,11 +16,11 @@ import numpy.typing as npt
 import orjson
 
 from voxtrain.durable import stream_whole
-from voxtrain.manifest.certificate import Certificate
 from voxtrain.manifest.decide import Split
 from voxtrain.manifest.evidence import Evidence, reject_line, report_lines
-from voxtrain.manifest.placing import NO_SPLIT
 from voxtrain.manifest.progress import told
+from voxtrain.manifest.splitting.certificate import Certificate
+from voxtrain.manifest.splitting.placing import NO_SPLIT
 from voxtrain.run_folder import SPLITS, DataFolder
 
 TRAIN = 0  # its place in SPLITS

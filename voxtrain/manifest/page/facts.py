@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxtrain.manifest.page_commands import data_settings, list_rejects, manifest_setting
-from voxtrain.manifest.page_words import number
+from voxtrain.manifest.page.commands import data_settings, list_rejects, manifest_setting
+from voxtrain.manifest.page.words import number
 
 Record = Mapping[str, Any]
 

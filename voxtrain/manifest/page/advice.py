@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxtrain.manifest.page_commands import compare
-from voxtrain.manifest.page_facts import Facts
-from voxtrain.manifest.page_words import count, counted, figure, harmless, number, share, shown
+from voxtrain.manifest.page.commands import compare
+from voxtrain.manifest.page.facts import Facts
+from voxtrain.manifest.page.words import count, counted, figure, harmless, number, share, shown
 
 NOTABLE = 0.01  # of the rows: a rule that fires on fewer is not worth a line of advice
 OFTEN_SAID = 0.002  # of the rows: a text repeated on more may be boilerplate

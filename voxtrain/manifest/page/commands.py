@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from voxtrain.manifest.page_words import harmless, number
+from voxtrain.manifest.page.words import harmless, number
 
 USUAL_GROUPS, USUAL_REJECTS = "parent", 0.2  # what data.group_by and clean.max_reject_share are where nobody says so
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from voxtrain.manifest.page_words import count, decimals, figure, number
+from voxtrain.manifest.page.words import count, decimals, figure, number
 
 WIDTH, LEFT, RIGHT = 340.0, 6.0, 6.0  # as wide as it is shown, three in a line, so that letters keep their size
 STRIP, BARS, AXIS = 50.0, 27.0, 20.0

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from rapidfuzz import fuzz, process
 
-from voxtrain.manifest.crossing import EXAMPLES, HELD_OUT, PAIRS, TRAIN, Met, pair_name
-from voxtrain.manifest.letters import Alphabet, Integers, Letters
-from voxtrain.manifest.near_index import NOWHERE, Entry, TextIndex, Texts, batches
+from voxtrain.manifest.splitting.crossing import EXAMPLES, HELD_OUT, PAIRS, TRAIN, Met, pair_name
+from voxtrain.manifest.splitting.letters import Alphabet, Integers, Letters
+from voxtrain.manifest.splitting.near_index import NOWHERE, Entry, TextIndex, Texts, batches
 from voxtrain.run_folder import SPLITS
 
 BATCH = 4096  # texts at a time

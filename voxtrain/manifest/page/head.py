@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from voxtrain.manifest.page_words import NOTHING, count, counted, number, share, span
+from voxtrain.manifest.page.words import NOTHING, count, counted, number, share, span
 from voxtrain.run_folder import SPLITS
 
 COLOURS = {"train": "s1", "validation": "s3", "test": "s6", "kept": "s1", "rejected": "s2"}

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from voxtrain.durable import read_json
 from voxtrain.fault import DONE, Fault, InputError
-from voxtrain.manifest.diff_rows import Outcomes, examples, read_outcomes
-from voxtrain.manifest.diff_split import compare_splits
-from voxtrain.manifest.page_ledger import touched
-from voxtrain.manifest.page_words import number
+from voxtrain.manifest.diff.rows import Outcomes, examples, read_outcomes
+from voxtrain.manifest.diff.split import compare_splits
+from voxtrain.manifest.page.ledger import touched
+from voxtrain.manifest.page.words import number
 from voxtrain.run_folder import DataFolder, RunFolder
 
 USUAL_BATCH = 8
@@ -51,7 +51,7 @@ def diff_main(paths: Sequence[Path], as_json: bool) -> int:
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
-        from voxtrain.manifest.diff_table import print_diff
+        from voxtrain.manifest.diff.table import print_diff
 
         print_diff(found)
     return DONE

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtrain.manifest.diff_rows import UNKNOWN, Outcomes
-from voxtrain.manifest.page_words import counted
+from voxtrain.manifest.diff.rows import UNKNOWN, Outcomes
+from voxtrain.manifest.page.words import counted
 from voxtrain.run_folder import SPLITS
 
 GROUPS_SHOWN = 20

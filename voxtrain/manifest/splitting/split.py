@@ -16,9 +16,9 @@ from typing import Annotated, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from voxtrain.manifest.group import Groups
-from voxtrain.manifest.pinned import Pinned, pinned_codes
-from voxtrain.manifest.placing import NO_SPLIT, Counts, Move, Places, balanced, by_hash, fill_empty, place
+from voxtrain.manifest.splitting.group import Groups
+from voxtrain.manifest.splitting.pinned import Pinned, pinned_codes
+from voxtrain.manifest.splitting.placing import NO_SPLIT, Counts, Move, Places, balanced, by_hash, fill_empty, place
 from voxtrain.run_folder import SPLITS, DataFolder
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]

@@ -27,12 +27,12 @@ import numpy as np
 
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
-from voxtrain.manifest.crossing import PAIRS, Crossing, Neighbours, pair_name
-from voxtrain.manifest.earlier import EarlierSplit
-from voxtrain.manifest.group import Grouping
-from voxtrain.manifest.near import NearText
-from voxtrain.manifest.split import GroupedSplit, SplitGroups
-from voxtrain.manifest.split_words import split_warnings
+from voxtrain.manifest.splitting.crossing import PAIRS, Crossing, Neighbours, pair_name
+from voxtrain.manifest.splitting.earlier import EarlierSplit
+from voxtrain.manifest.splitting.group import Grouping
+from voxtrain.manifest.splitting.near import NearText
+from voxtrain.manifest.splitting.split import GroupedSplit, SplitGroups
+from voxtrain.manifest.splitting.words import split_warnings
 from voxtrain.run_folder import SPLITS, DataFolder
 
 GROUPS_LISTED = 1000  # of each split: a split by rows may have a million

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from voxtrain.manifest.group import BY_ROW, METACHARACTERS, label
+from voxtrain.manifest.splitting.group import BY_ROW, METACHARACTERS, label
 
 COUNTED = 100_000  # distinct values of one column: bounds memory; more are told as "over 100,000"
 COLUMNS = 50  # a manifest with more columns than that has them by accident

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from voxtrain.manifest.page_words import MINUS, NOTHING, brief, count, counted, figure, harmless, number, share, shown
+from voxtrain.manifest.page.words import MINUS, NOTHING, brief, count, counted, figure, harmless, number, share, shown
 
 SHOWN_LETTERS, SETTING_LETTERS = 60, 24
 EXAMPLE = "such as"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voxtrain.manifest.page_words import RULES, count, number, share, span
+from voxtrain.manifest.page.words import RULES, count, number, share, span
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 MOST_RULES = 8  # of the calculator's table; all rejects together stand above them

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from voxtrain.manifest.page_sound import NoPlayer, data_address
-from voxtrain.manifest.page_words import RULES, counted, measured, number, shown, span
+from voxtrain.manifest.page.sound import NoPlayer, data_address
+from voxtrain.manifest.page.words import RULES, counted, measured, number, shown, span
 
 ROWS_OF_A_RULE = 5
 MOST_RULES = 40

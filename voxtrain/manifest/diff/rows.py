@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtrain.manifest.page_rows import parsed, read_findings
-from voxtrain.manifest.page_words import number
+from voxtrain.manifest.page.rows import parsed, read_findings
+from voxtrain.manifest.page.words import number
 from voxtrain.manifest.progress import told
 from voxtrain.run_folder import SPLITS, DataFolder
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voxtrain.manifest.page_head import COLOURS
-from voxtrain.manifest.page_words import count, counted, number, share, shown, span
+from voxtrain.manifest.page.head import COLOURS
+from voxtrain.manifest.page.words import count, counted, number, share, shown, span
 from voxtrain.run_folder import SPLITS
 
 GROUPS_SHOWN = 8  # of each split

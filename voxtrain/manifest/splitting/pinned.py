@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from rapidfuzz import fuzz, process
 
 from voxtrain.fault import Fault, InputError
-from voxtrain.manifest.group import label
+from voxtrain.manifest.splitting.group import label
 
 SHOWN_FAULTS = 10
 CLOSE_MATCHES = 3

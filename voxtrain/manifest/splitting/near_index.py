@@ -16,8 +16,8 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from voxtrain.manifest.crossing import Met
-from voxtrain.manifest.letters import Alphabet, Hashes, Integers, Letters, spelled
+from voxtrain.manifest.splitting.crossing import Met
+from voxtrain.manifest.splitting.letters import Alphabet, Hashes, Integers, Letters, spelled
 
 Texts = dict[str, Met]
 """Texts as they stand in the rows, and the rows that have each."""

@@ -14,13 +14,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from voxtrain.durable import read_json, write_whole
-from voxtrain.manifest.page_advice import what_to_do
-from voxtrain.manifest.page_head import grouped_by, head
-from voxtrain.manifest.page_histogram import MEASURES, Drawn, histogram
-from voxtrain.manifest.page_ledger import calculator, fired_together, ledger_lines
-from voxtrain.manifest.page_rows import with_players, worst_rows
-from voxtrain.manifest.page_split import certified, largest_groups, split_lines
-from voxtrain.manifest.page_words import count, decimals, harmless
+from voxtrain.manifest.page.advice import what_to_do
+from voxtrain.manifest.page.head import grouped_by, head
+from voxtrain.manifest.page.histogram import MEASURES, Drawn, histogram
+from voxtrain.manifest.page.ledger import calculator, fired_together, ledger_lines
+from voxtrain.manifest.page.rows import with_players, worst_rows
+from voxtrain.manifest.page.split import certified, largest_groups, split_lines
+from voxtrain.manifest.page.words import count, decimals, harmless
 from voxtrain.run_folder import DataFolder
 
 REPEATED_SHOWN = 12
@@ -68,7 +68,7 @@ def page_html(folder: DataFolder) -> str:
 @cache
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("voxtrain.manifest"),
+        loader=PackageLoader("voxtrain.manifest.page"),
         autoescape=True,  # texts and paths of the user's data come into the page
         finalize=harmless,  # whatever has been escaped by then is no plain text, and stays as it is
         undefined=StrictUndefined,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from voxtrain.manifest.crossing import PAIRS, pair_name
+from voxtrain.manifest.splitting.crossing import PAIRS, pair_name
 
 FEW_VALIDATION_GROUPS = 5  # below it there are no confidence intervals (contract: selection.json)
 LOPSIDED = 2.0  # a share of the rows this many times over or under the expected one is told

@@ -1,0 +1,1 @@
+"""Two audits compared: rows, steps, splits; for a terminal or as JSON."""
