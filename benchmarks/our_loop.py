@@ -80,6 +80,7 @@ class OurLoop:
             activation_checkpointing=False,
             weight_stop_positive=1.0,
             rounding="nearest",
+            gradients="card",
             seed=1,
             kernels=choices.kernels,
         )

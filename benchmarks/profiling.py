@@ -18,12 +18,14 @@ from benchmarks.our_loop import OurLoop
 from benchmarks.parts import BETWEEN, Parts
 
 DATA, NORM, UPDATE = "data: latents, draws, packing", "gradient norm and clipping", "update (AdamW)"
+PRODUCTS, ACTIVATIONS = "matrix products", "activations (SwiGLU)"
+BLOCK = "_FeedForward"
 KINDS = {
-    "matrix products": ("_Linear", "mm", "addmm", "_linear_pointwise"),
+    PRODUCTS: ("_Linear", "mm", "addmm", "_linear_pointwise"),
     "attention": ("_PatchAttention", "_scaled_dot_product", "bmm", "_softmax"),
     "norms": ("_RmsNorm", "rsqrt", "pow"),
     "rotary embedding": ("_Turn",),
-    "activations (SwiGLU)": ("silu", "SiluBackward"),
+    ACTIVATIONS: ("silu", "SiluBackward"),
     "embedding": ("embedding", "index_select", "index_copy", "index_add"),
     NORM: (NORM,),
     UPDATE: (UPDATE,),
@@ -110,10 +112,12 @@ def _ranges(loop: OurLoop) -> Iterator[None]:
 
 
 def _kind(event: Any) -> str:
-    """The kind of the outermost range or operator that has one."""
+    """The kind of the outermost range or operator that has one; of the feed-forward block, the products apart."""
     found = OTHER
     while event is not None:
         bare = str(event.name).removeprefix("autograd::engine::evaluate_function: ").split("::")[-1]
+        if bare.startswith(BLOCK):
+            return PRODUCTS if found == PRODUCTS else ACTIVATIONS
         found = next((kind for kind, names in KINDS.items() if bare.startswith(names)), found)
         event = event.cpu_parent
     return found

@@ -69,6 +69,35 @@ def test_linear_leaves_frozen_weights_alone_and_calls_what_is_no_plain_layer() -
     assert torch.equal(CPU.linear(doubled, values), doubled(values))
 
 
+class _Block(nn.Module):
+    """minicpm4/model.py: MiniCPMMLP."""
+
+    def __init__(self, act_fn: nn.Module, down: nn.Module | None = None) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(4, 9, bias=False), nn.Linear(4, 9, bias=False)
+        self.down_proj, self.act_fn = down or nn.Linear(9, 4, bias=False), act_fn
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.down_proj(self.act_fn(self.gate_proj(values)) * self.up_proj(values))
+        return result
+
+
+def test_feed_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_operators, "TOKENS_TOGETHER", 4)  # of ten: four, four and two
+    block, values = _Block(nn.SiLU()), drawn(2, 5, 4)
+    agree(lambda using, x, *_: using.feed_forward(block, x), values, *block.parameters())
+
+
+def test_feed_forward_leaves_frozen_weights_alone_and_calls_what_is_no_plain_block() -> None:
+    block, values = _Block(nn.SiLU()).requires_grad_(False), drawn(2, 4)
+    agree(lambda using, x: using.feed_forward(block, x), values)
+    CPU.feed_forward(block, values).sum().backward()
+    assert all(weight.grad is None for weight in block.parameters())
+    assert CPU.feed_forward(block, torch.empty(0, 4)).shape == (0, 4)
+    for other in (_Block(nn.GELU()), _Block(nn.SiLU(), nn.Linear(9, 4))):
+        agree(lambda using, x, *_, other=other: using.feed_forward(other, x), values, *other.parameters())
+
+
 def test_norm() -> None:
     layer = _Norm(9)
     values = drawn(2, 5, 9)

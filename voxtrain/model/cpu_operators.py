@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 PATCHES_TOGETHER = 64
 """Attention goes through as many patches at a time: what it holds in between then stays in the processor's cache."""
+TOKENS_TOGETHER = 256
+"""The gate of a feed-forward block goes through as many tokens at a time, for the same reason."""
 
 
 def available() -> bool:
@@ -41,6 +43,17 @@ def linear(layer: Any, values: Tensor) -> Tensor:
         return result
     flat = _run(_Linear, values.flatten(0, -2).contiguous(), layer.weight, layer.bias)
     return flat.view(*values.shape[:-1], -1)
+
+
+def feed_forward(block: Any, values: Tensor) -> Tensor:
+    """What a feed-forward block of upstream gives (minicpm4/model.py: MiniCPMMLP); with adapters, the plain way."""
+    layers = (block.gate_proj, block.up_proj, block.down_proj)
+    plain = all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
+    if not plain or type(block.act_fn) is not nn.SiLU or values.numel() == 0:
+        gate, up = linear(block.gate_proj, values), linear(block.up_proj, values)
+        return linear(block.down_proj, block.act_fn(gate) * up)
+    fed = _run(_FeedForward, values.flatten(0, -2).contiguous(), *(layer.weight for layer in layers))
+    return fed.view(values.shape)
 
 
 def norm(layer: Any, values: Tensor) -> Tensor:
@@ -72,6 +85,12 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
+def _product_and(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
+    """The same, plus `added` [n, m], which costs no pass of its own."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, added, right, None, "add")
+    return result
+
+
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -95,6 +114,38 @@ def _weight_gradient(gradient: Tensor, values: Tensor) -> Tensor:
     if gradient.shape[1] >= values.shape[1]:
         return torch.mm(gradient.t(), values)
     return product(gradient.t(), values.t())
+
+
+class _FeedForward(Function):
+    """The block as one: its gate stays in the cache, and the two gradients of its input meet inside a product."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        gated, upped = product(values, gate), product(values, up)
+        mixed = torch.empty_like(gated)
+        for part in _parts(len(values), TOKENS_TOGETHER):
+            torch.ops.aten.silu.out(gated[part], out=mixed[part])
+            mixed[part].mul_(upped[part])
+        ctx.save_for_backward(values, gate, up, down, gated, upped, mixed)
+        return product(mixed, down)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, gate, up, down, gated, upped, mixed = ctx.saved_tensors
+        gradient, wanted = gradient.contiguous(), ctx.needs_input_grad
+        of_down = _weight_gradient(gradient, mixed) if wanted[3] else None
+        of_gated = product(gradient, down.t())  # first of what is mixed
+        of_upped = torch.empty_like(of_gated)
+        for part in _parts(len(values), TOKENS_TOGETHER):
+            torch.ops.aten.silu.out(gated[part], out=of_upped[part])
+            of_upped[part].mul_(of_gated[part])
+            of_gated[part].mul_(upped[part])
+            torch.ops.aten.silu_backward.grad_input(of_gated[part], gated[part], grad_input=of_gated[part])
+        of_values = _product_and(of_upped, up.t(), product(of_gated, gate.t())) if wanted[0] else None
+        of_gate = _weight_gradient(of_gated, values) if wanted[1] else None
+        of_up = _weight_gradient(of_upped, values) if wanted[2] else None
+        return of_values, of_gate, of_up, of_down
 
 
 class _RmsNorm(Function):
@@ -154,7 +205,7 @@ class _PatchAttention(Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heard = q.new_empty(*q.shape[:2], q.shape[2] * q.shape[3])
         shares = []
-        for part in _parts(len(q)):
+        for part in _parts(len(q), PATCHES_TOGETHER):
             keys, values, queries = _by_group(k[part], k), _by_group(v[part], k), _by_group(q[part], k)
             scores = torch.bmm(keys, queries.transpose(1, 2)).mul_(q.shape[-1] ** -0.5)
             share = torch.softmax(scores, dim=1)  # [n groups, S, Q heads/groups]
@@ -168,7 +219,7 @@ class _PatchAttention(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, *shares = ctx.saved_tensors
         of_q, of_k, of_v = (torch.empty_like(heads, memory_format=torch.contiguous_format) for heads in (q, k, v))
-        for part, share in zip(_parts(len(q)), shares, strict=True):
+        for part, share in zip(_parts(len(q), PATCHES_TOGETHER), shares, strict=True):
             keys, values, queries = _by_group(k[part], k), _by_group(v[part], k), _by_group(q[part], k)
             of_heard = _by_group(gradient[part], k)
             _put(of_v[part], torch.bmm(share, of_heard), k)
@@ -179,8 +230,8 @@ class _PatchAttention(Function):
         return of_q, of_k, of_v
 
 
-def _parts(patches: int) -> list[slice]:
-    return [slice(start, start + PATCHES_TOGETHER) for start in range(0, patches, PATCHES_TOGETHER)]
+def _parts(number: int, together: int) -> list[slice]:
+    return [slice(start, start + together) for start in range(0, number, together)]
 
 
 def _by_group(heads: Tensor, k: Tensor) -> Tensor:

@@ -84,9 +84,7 @@ def _layer(
     normed = operators.norm(layer.input_layernorm, hidden)
     heard = _attended(operators, layer.self_attn, normed, turns, attention, asking)
     hidden = _some(hidden, asking) + (heard * scale if layer.use_mup else heard)
-    normed, mlp = operators.norm(layer.post_attention_layernorm, hidden), layer.mlp
-    gate, up = operators.linear(mlp.gate_proj, normed), operators.linear(mlp.up_proj, normed)
-    fed = operators.linear(mlp.down_proj, mlp.act_fn(gate) * up)
+    fed = operators.feed_forward(layer.mlp, operators.norm(layer.post_attention_layernorm, hidden))
     return hidden + (fed * scale if layer.use_mup else fed)
 
 

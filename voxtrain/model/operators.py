@@ -36,6 +36,7 @@ class Operators:
 
     embedding: Callable[[Any, Tensor], Tensor]  # of an embedding of upstream's: tokens [n] -> [n, H]
     linear: Callable[[Any, Tensor], Tensor]  # of a linear layer of upstream's
+    feed_forward: Callable[[Any, Tensor], Tensor]  # of a feed-forward block of upstream's
     norm: Callable[[Any, Tensor], Tensor]  # of an RMS norm of upstream's
     turn: Callable[[Tensor, Turns], Tensor]  # rotary embedding of heads
     patch_attention: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> [N, S, heads x C], all hear all
@@ -95,10 +96,11 @@ def _row_by_row(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
     return torch.cat([_attention(*part, is_causal=True) for part in parts], dim=1)
 
 
-PLAIN = Operators(_called, _called, _called, _turn, _patch_attention, _row_attention)
+PLAIN = Operators(_called, _called, _called, _called, _turn, _patch_attention, _row_attention)
 CPU = Operators(
     cpu_operators.embedding,
     cpu_operators.linear,
+    cpu_operators.feed_forward,
     cpu_operators.norm,
     cpu_operators.turn,
     cpu_operators.patch_attention,
