@@ -27,8 +27,8 @@ class Material:
         return sum(row.duration_s or 0.0 for row in self.rows)
 
 
-def read_material(speech: Path) -> Material:
-    """Of the clips of `manifest.jsonl` in `speech`, sorted by duration, the middle one of each eighth.
+def read_material(speech: Path, rows: int = ROWS) -> Material:
+    """Of the clips of `manifest.jsonl` in `speech`, sorted by duration, the middle one of each of `rows` equal parts.
 
     Raises InputError when there is no such manifest, or when it has fewer clips or lacks a duration.
     """
@@ -37,13 +37,13 @@ def read_material(speech: Path) -> Material:
         what = "there is no manifest.jsonl: the benchmark trains on real speech, and finds none"
         raise InputError(Fault(f"--speech {speech}", what, "name a folder with a manifest.jsonl and its audio"))
     records = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(records) < ROWS or any(not record.get("duration") for record in records):
+    if len(records) < rows or any(not record.get("duration") for record in records):
         what = f"it has {len(records)} rows, or some have no duration"
-        raise InputError(Fault(str(manifest), what, f"name a manifest of at least {ROWS} rows, each with its duration"))
+        raise InputError(Fault(str(manifest), what, f"name a manifest of at least {rows} rows, each with its duration"))
     by_duration = sorted(records, key=lambda record: (record["duration"], record["id"]))
-    middles = [(2 * part + 1) * len(records) // (2 * ROWS) for part in range(ROWS)]
-    rows = tuple(_row(speech, by_duration[place], place) for place in middles)
-    return Material(rows, tuple(record["text"] for record in records))
+    middles = [(2 * part + 1) * len(records) // (2 * rows) for part in range(rows)]
+    chosen = tuple(_row(speech, by_duration[place], place) for place in middles)
+    return Material(chosen, tuple(record["text"] for record in records))
 
 
 def _row(speech: Path, record: dict[str, Any], place: int) -> Row:

@@ -53,17 +53,18 @@ class UpstreamLoop:
         )
         self.clock, self.rows = clock, len(rows)
         self.seconds: defaultdict[str, float] = defaultdict(float)  # by part, over all calls of `step`
-        self.packed = [self.processor(batch) for batch in self._batches()]
+        self.packed = [self.processor(batch) for batch in self.batches()]
 
     def step(self) -> None:
         """One optimizer step over all rows."""
-        self._step((self.processor(batch) for batch in self._batches()), self.seconds)
+        self._step((self.processor(batch) for batch in self.batches()), self.seconds)
 
     def step_with_latents_at_hand(self) -> None:
         """The same over rows that were encoded and packed before."""
         self._step(self.packed, defaultdict(float))
 
-    def _batches(self) -> Iterable[Any]:
+    def batches(self) -> Iterable[Any]:
+        """Its loader's, in an order of their own each time."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pinned memory where there is no GPU
             yield from self.loader
@@ -88,13 +89,14 @@ class UpstreamLoop:
 
     def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         names = ("text_tokens", "text_mask", "audio_feats", "audio_mask", "loss_mask", "position_ids", "labels")
-        with self.accelerator.no_sync(), self._autocast():
+        with self.accelerator.no_sync(), self.autocast():
             outputs = self.model(*(batch[name] for name in names), progress=0.0)
         total: torch.Tensor = outputs["loss/diff"] / self.rows + outputs["loss/stop"] / self.rows
         return total
 
     @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
+        """The context that its trainer computes in."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # upstream asks for CUDA's autocast on a CPU too, which torch ignores
             with self.accelerator.autocast(dtype=torch.bfloat16):

@@ -87,6 +87,7 @@ def module(
         activation_checkpointing=recompute,
         weight_stop_positive=weight_stop_positive,
         rounding="nearest",
+        gradients="card",
         seed=0,
         kernels=kernels,
     )

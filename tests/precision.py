@@ -72,6 +72,7 @@ def module(folder: Path, tuning: FullTuning | LoraTuning, held: MemoryStack, lr:
         autocast=held.autocast,
         activation_checkpointing=held.activation_checkpointing,
         rounding=held.rounding,
+        gradients=held.gradients,
         seed=5,
         kernels="plain",
     )
@@ -141,7 +142,7 @@ def learn(
 def optimizer_of(model: VoxCPM2Model, held: MemoryStack, lr: float, seed: int) -> torch.optim.Optimizer:
     rule = AdamW(lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return rule.build(learning, held.state, held.rounding, seed)
+    return rule.build(learning, held.state, held.rounding, seed, held.gradients)
 
 
 def plain_bf16(model: VoxCPM2Model, lr: float) -> torch.optim.Optimizer:

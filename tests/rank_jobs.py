@@ -51,6 +51,7 @@ def narrow(folder: Path) -> VoxModule:
         activation_checkpointing=True,
         weight_stop_positive=1.0,
         rounding="stochastic",
+        gradients="card",
         seed=3,
         kernels="plain",
     )

@@ -213,6 +213,44 @@ def test_a_disk_that_fills_up_during_a_write_stops_the_run_too(
     assert run.state_steps() == [module.steps_done]
 
 
+@pytest.mark.parametrize("then", ["room", "stop"])
+def test_a_run_that_waits_for_room_goes_on_when_there_is_some_or_stops_when_asked(
+    run: RunFolder,
+    save: Any,
+    stop: StopRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    then: str,
+) -> None:
+    module, room, waits = Learner(TOTAL), {"bytes": 10**12}, []
+    monkeypatch.setattr(background, "free_bytes", lambda _: room["bytes"])
+    module.at_step = lambda step: room.update(bytes=0) if step == 4 else None
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3 and then == "room":
+            room["bytes"] = 10**12
+        elif len(waits) == 3:
+            stop.request("SIGTERM was received")
+
+    monkeypatch.setattr(callback.time, "sleep", wait)
+    saver = save(low_disk="wait")
+    fit(module, saver)
+    assert waits == [callback.POLL_S] * 3
+    said = capsys.readouterr().err
+    assert said.count("Training waits here until there is room") == 1
+    assert "checkpoint 4" in said
+    assert not list(run.root.rglob(".*"))
+    if then == "room":
+        assert saver.stopped is None
+        assert (run.checkpoint_steps(), run.state_steps()) == ([0, 4, 8, 10], [TOTAL])
+        assert_equal_to_the_whole(module, module.losses)
+    else:
+        assert module.steps_done == 4
+        assert "SIGTERM was received" in str(saver.stopped)
+        assert (run.checkpoint_steps(), run.state_steps()) == ([0], [3])
+
+
 def test_a_folder_that_cannot_be_written_fails_the_run(save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
         raise PermissionError(errno.EACCES, "permission denied")

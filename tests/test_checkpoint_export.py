@@ -80,6 +80,23 @@ def test_a_full_checkpoint_is_copied_as_it_is_with_a_card(tmp_path: Path, base: 
     assert "selected by the rule `lowest`; tie set: 10" in card
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "audiovae.pth"])
+def test_a_flipped_bit_is_not_exported(tmp_path: Path, base: Path, name: str) -> None:
+    run = full_run(tmp_path / "run", base)
+    path = run.checkpoint(10) / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=f"(?s){name}.*not what was written.*restore the folder"):
+        export(run, 10, tmp_path / "out", merged=False)
+    assert not (tmp_path / "out").exists()
+    export(run, 20, tmp_path / "out", merged=False)
+    path.unlink()
+    with pytest.raises(InputError):
+        export(run, 10, tmp_path / "other", merged=False)
+
+
 def test_a_card_says_what_is_not_known(tmp_path: Path, base: Path) -> None:
     out = export(full_run(tmp_path / "run", base), 20, tmp_path / "out", merged=False)
     card = (out / "README.md").read_text()

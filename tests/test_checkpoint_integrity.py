@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -75,18 +76,31 @@ def test_a_file_cut_short_is_told_before_anything_is_read(saved: RunFolder, name
         read_facts(saved)
 
 
+@pytest.mark.parametrize(("old", "new"), [('"step": 3', '"step": 2'), ('"rows_seen": 0', '"rows_seen": 8'), ("{", "[")])
+def test_a_changed_state_json_is_told(saved: RunFolder, old: str, new: str) -> None:
+    path = saved.state(3) / "state.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match="the state cannot be read"):
+        read_facts(saved)
+
+
 def test_other_rows_or_settings_are_refused_and_other_versions_told(saved: RunFolder) -> None:
     folder = saved.state(3)
-    facts = read_json(folder / "state.json") | {"data": "rows", "versions": {"torch": "2.11", "voxcpm": None}}
-    write_json(folder / "state.json", facts)
+    facts = replace(read_facts(saved), data="rows", versions={"torch": "2.11", "voxcpm": None})
+    write_json(folder / "state.json", asdict(replace(facts, own_xxh3_128=facts.digest())))
     known = read_facts(saved)
-    assert check_origin(folder, known, Origin("f", "rows", {"torch": "2.11", "voxcpm": None})) == []
-    assert check_origin(folder, known, Origin("f", "rows", {"torch": "2.12", "voxcpm": "2"})) == [
+    assert (
+        check_origin(folder, known, Origin("f", "f", "rows", {"torch": "2.11", "voxcpm": None}), new_course=False) == []
+    )
+    assert check_origin(
+        folder, known, Origin("f", "f", "rows", {"torch": "2.12", "voxcpm": "2"}), new_course=False
+    ) == [
         "torch was 2.11, is 2.12",
         "voxcpm was absent, is 2",
     ]
     with pytest.raises(InputError) as caught:
-        check_origin(folder, known, Origin("g", "others", {}))
+        check_origin(folder, known, Origin("g", "f", "others", {}), new_course=False)
     assert [fault.what for fault in caught.value.faults] == [
         "it was saved under other settings than those in config.yaml (their fingerprints differ)",
         "it learnt from other rows than those in data/train.jsonl",

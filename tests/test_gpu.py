@@ -53,7 +53,9 @@ def test_the_published_stack_runs_and_goes_on(recipe: str, tmp_path: Path, cache
     assert measured["allocated_peak_gib"] <= measured["reserved_peak_gib"]
     assert read_json(run.environment)["variables"]["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
 
-    more = voxtrain(f"resume={run.root}", "train.max_steps=18", cwd=tmp_path, cache=cache)
+    more = voxtrain(
+        f"resume={run.root}", "train.max_steps=18", "train.schedule_on_resume=new", cwd=tmp_path, cache=cache
+    )
     assert more.returncode == 0, more.stderr
     again = read_json(run.memory)["measured"]
     paged = (measured["optimizer_off_card"], again["optimizer_off_card"])

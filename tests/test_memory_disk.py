@@ -101,7 +101,7 @@ def test_the_arithmetic_is_what_the_tiny_model_writes(
         model, tuning, settings.optimizer, settings.schedule, weights_diff=1.0, weights_stop=1.0,
         weight_stop_positive=1.0,
         loss_normalisation="per_row", max_grad_norm=1.0, total_steps=1, state="fp32", autocast=False,
-        activation_checkpointing=False, rounding="nearest", seed=0, kernels="plain",
+        activation_checkpointing=False, rounding="nearest", gradients="card", seed=0, kernels="plain",
     )  # fmt: skip
     optimizer = module.configure_optimizers()
     for parameter in model.parameters():

@@ -28,7 +28,7 @@ def stepped(optimizer_of: object, steps: int = 5) -> torch.Tensor:
 
 def test_fp32_state_is_torchs_adamw() -> None:
     expected = stepped(lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 0.95), eps=1e-7, weight_decay=0.1))
-    found = stepped(lambda p: RULE.build(p, "fp32", "nearest", 0))
+    found = stepped(lambda p: RULE.build(p, "fp32", "nearest", 0, "card"))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # in one pass, which rounds in another order
 
 
@@ -37,14 +37,14 @@ def test_8bit_state_is_bitsandbytes_and_near(state: str, name: str) -> None:
     built: list[torch.optim.Optimizer] = []
 
     def build(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        built.append(RULE.build(iter(parameters), state, "nearest", 0))
+        built.append(RULE.build(iter(parameters), state, "nearest", 0, "card"))
         return built[0]
 
-    found, expected = stepped(build), stepped(lambda p: RULE.build(p, "fp32", "nearest", 0))
+    found, expected = stepped(build), stepped(lambda p: RULE.build(p, "fp32", "nearest", 0, "card"))
     assert type(built[0]).__name__ == name
     (kept,) = built[0].state.values()
     assert kept["state1"].dtype == kept["state2"].dtype == torch.uint8
-    start = stepped(lambda p: RULE.build(p, "fp32", "nearest", 0), steps=0)
+    start = stepped(lambda p: RULE.build(p, "fp32", "nearest", 0, "card"), steps=0)
     moved, apart = (expected - start).norm(), (found - expected).norm()
     assert 0 < apart < 0.05 * moved  # 8-bit state rounds each moment to about two digits
 
@@ -54,7 +54,7 @@ def test_nothing_is_said() -> None:
     code = (
         "import torch; from voxtrain.optim.adamw import AdamW;"
         "p = torch.nn.Parameter(torch.ones(128, 64));"
-        "o = AdamW(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0).build([p], 'paged_8bit', 'nearest', 0);"
+        "o = AdamW(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0).build([p], 'paged_8bit', 'nearest', 0, 'card');"
         "p.grad = torch.ones_like(p); o.step()"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -63,13 +63,13 @@ def test_nothing_is_said() -> None:
 
 def test_state_of_another_name_is_refused() -> None:
     with pytest.raises(ValueError, match="4bit"):
-        RULE.build([torch.nn.Parameter(torch.ones(1))], "4bit", "nearest", 0)
+        RULE.build([torch.nn.Parameter(torch.ones(1))], "4bit", "nearest", 0, "card")
 
 
 def test_missing_bitsandbytes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
     with warnings.catch_warnings(), pytest.raises(InputError, match=r"memory\.state = paged_8bit"):
-        RULE.build([torch.nn.Parameter(torch.ones(1))], "paged_8bit", "nearest", 0)
+        RULE.build([torch.nn.Parameter(torch.ones(1))], "paged_8bit", "nearest", 0, "card")
 
 
 @pytest.mark.parametrize(

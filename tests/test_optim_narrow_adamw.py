@@ -62,7 +62,7 @@ class Learner(nn.Module):
 
 
 def narrow(state: str, rounding: str, seed: int = 5) -> Build:
-    return lambda parameters: RULE.build(parameters, state, rounding, seed)
+    return lambda parameters: RULE.build(parameters, state, rounding, seed, "card")
 
 
 def fused(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -107,7 +107,7 @@ class TestEquality:
 
     @pytest.mark.parametrize(("state", "rounding"), [("8bit", "kahan"), ("host_8bit", "nearest")])
     def test_8bit_state_is_bitsandbytes_on_fp32_weights(self, state: str, rounding: str) -> None:
-        built = trained(lambda parameters: RULE.build(parameters, "8bit", "nearest", 0), torch.float32)
+        built = trained(lambda parameters: RULE.build(parameters, "8bit", "nearest", 0, "card"), torch.float32)
         learner, optimizer = trained(narrow(state, rounding), torch.bfloat16)
         for mine, theirs, weight, other in zip(
             whole_weights(learner, optimizer),
@@ -191,7 +191,7 @@ class TestRandomNumbers:
 
     def test_each_step_and_each_tensor_has_its_own(self) -> None:
         equal = nn.ParameterList([torch.full((4096,), 0.02, dtype=torch.bfloat16) for _ in range(2)])
-        optimizer = RULE.build(equal.parameters(), "fp32", "stochastic", 5)
+        optimizer = RULE.build(equal.parameters(), "fp32", "stochastic", 5, "card")
         seen = []
         for _ in range(2):
             for weight in equal:
@@ -204,7 +204,7 @@ class TestRandomNumbers:
     def test_a_tensor_without_a_gradient_does_not_shift_those_of_others(self) -> None:
         learners = [Learner(torch.bfloat16) for _ in range(2)]
         for learner, skipped in zip(learners, (None, "weight_0"), strict=True):
-            optimizer = RULE.build(learner.parameters(), "fp32", "stochastic", 5)
+            optimizer = RULE.build(learner.parameters(), "fp32", "stochastic", 5, "card")
             for name, weight in learner.named_parameters():
                 weight.grad = None if name == skipped else torch.ones_like(weight)
             optimizer.step()
@@ -287,19 +287,19 @@ class TestRefusals:
     @pytest.mark.parametrize(("state", "rounding"), [("fp32", "nearest"), ("8bit", "nearest"), ("paged_8bit", "kahan")])
     def test_what_loses_updates_of_bf16_weights(self, state: str, rounding: str) -> None:
         with pytest.raises(ValueError, match="would lose the updates"):
-            RULE.build(Learner(torch.bfloat16).parameters(), state, rounding, 0)
+            RULE.build(Learner(torch.bfloat16).parameters(), state, rounding, 0, "card")
 
     def test_words_that_mean_nothing(self) -> None:
         for state, rounding in (("fp32", "up"), ("4bit", "nearest")):
             with pytest.raises(ValueError, match="known are"):
-                RULE.build(Learner(torch.bfloat16).parameters(), state, rounding, 0)
+                RULE.build(Learner(torch.bfloat16).parameters(), state, rounding, 0, "card")
 
     def test_parameters_of_two_dtypes(self) -> None:
         mixed = [nn.Parameter(torch.ones(4, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32)]
         with pytest.raises(ValueError, match="float32"):
-            RULE.build(mixed, "fp32", "stochastic", 0)
+            RULE.build(mixed, "fp32", "stochastic", 0, "card")
 
     def test_fp32_weights_need_no_remedy(self) -> None:
         """Adapters are fp32 whatever the stack says of the model's weights."""
-        built = RULE.build(Learner(torch.float32).parameters(), "fp32", "stochastic", 0)
+        built = RULE.build(Learner(torch.float32).parameters(), "fp32", "stochastic", 0, "card")
         assert not isinstance(built, NarrowAdamW)

@@ -64,7 +64,7 @@ def data_module(settings: Settings, run: RunFolder, first_step: int, ranks: Rank
 
 def memory_plan(settings: Settings, run: RunFolder) -> RunMemory:
     """The plan for the longest step of the actual rows. Raises InputError when it does not fit the card."""
-    work = plan_work(settings, read_split(DataFolder(run.data), "train"))
+    work = plan_work(settings, read_split(DataFolder(run.data), "train"), settings.model.folder())
     plan = plan_memory(settings, work, run.checkpoint_steps())
     told = "; ".join(map(str, remedies(work, settings.memory, plan, count=2)))
     faults = fit_faults(plan, settings.memory, told)
@@ -99,11 +99,12 @@ def vox_module(settings: Settings, ranks: Ranks) -> VoxModule:
         weight_stop_positive=settings.train.loss_weights.stop_positive,
         loss_normalisation=settings.train.loss_normalisation,
         max_grad_norm=settings.train.max_grad_norm,
-        total_steps=settings.train.total_steps(),
+        total_steps=settings.train.steps_of_schedule(),
         state=settings.memory.state,
         autocast=settings.memory.autocast,
         activation_checkpointing=settings.memory.activation_checkpointing,
         rounding=settings.memory.rounding,
+        gradients=settings.memory.gradients,
         seed=settings.seed,
         kernels=settings.trainer.kernels,
         ranks=ranks,

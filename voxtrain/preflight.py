@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from voxtrain.checkpoint.changes import allowed_changes
+from voxtrain.checkpoint.changes import allowed_changes, can_change
 from voxtrain.composition import compose_config
 from voxtrain.data.demo_speech import DemoSource
 from voxtrain.data.source import ManifestSource
@@ -20,9 +20,10 @@ from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.manifest.exclude import read_exclude
 from voxtrain.manifest.usable import check_head
-from voxtrain.memory.disk import disk_faults
+from voxtrain.memory.disk import disk_faults, writable_faults
 from voxtrain.model.released import ReleasedModel
 from voxtrain.model.tiny import TinyModel
+from voxtrain.optim.schedule import idle_steps
 from voxtrain.ranks.devices import gpu_faults, launcher_faults, usable_gpus
 from voxtrain.run_folder import RunFolder
 from voxtrain.run_plan import plan_disk
@@ -55,14 +56,26 @@ def resume_start(folder: Path, overrides: Sequence[str]) -> Start:
     run = RunFolder(folder.resolve())
     record = read_json(run.run) if run.run.is_file() else {}
     given_before = set(record.get("overrides", []))
-    new = [o for o in overrides if o not in given_before and not o.startswith(("resume=", "hydra."))]
+    ours = [o for o in overrides if not o.startswith(("resume=", "hydra."))]
+    new = [o for o in ours if o not in given_before or can_change(o.partition("=")[0])]
     settings = load(folder, new)
     faults = allowed_changes(old.plain, settings.plain)
+    settings = _with_its_schedule(old, settings, folder, new)
     if not run.state_steps():
         faults.append(Fault(f"resume = {folder}", "the run has saved no state to go on from", "start a new run"))
     if faults:
         raise InputError(*faults)
     return Start(replace(settings, resume=str(run.root)), run, tuple(record.get("overrides", [])), resumes=True)
+
+
+def _with_its_schedule(old: Settings, settings: Settings, folder: Path, overrides: Sequence[str]) -> Settings:
+    """The settings with the steps that the schedule is laid over, where the run has grown and nobody said them."""
+    said = any(o.startswith("train.schedule_steps=") for o in overrides)
+    if said or settings.train.total_steps() == old.train.total_steps():
+        return settings
+    kept = settings.train.schedule_on_resume == "keep"
+    steps = old.train.steps_of_schedule() if kept else "null"
+    return load(folder, [*overrides, f"train.schedule_steps={steps}"])
 
 
 def is_finished(start: Start) -> bool:
@@ -103,13 +116,15 @@ def _folder_faults(root: Path) -> list[Fault]:
 
 def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
     """Faults of files, folders, devices and disk that can be found without starting anything."""
-    settings, faults = start.settings, []
+    settings = start.settings
+    faults = idle_steps(settings.schedule, settings.train.steps_of_schedule(), settings.train.total_steps())
     if not start.resumes:
         if not in_sweep:
             faults += _folder_faults(start.run.root)
         faults += _manifest_faults(settings.data) + _told(lambda: read_exclude(settings.clean.exclude))
     faults += _told(settings.logger.check)
     faults += _device_faults(settings)
+    faults += writable_faults(start.run.root)
     faults += disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)
     return faults + _model_faults(settings.model, may_fetch=not faults)
 

@@ -51,6 +51,11 @@ class RunFolder:
         return self.root / "metrics.csv"
 
     @property
+    def saves(self) -> Path:
+        """One row per save: what, how large, how long, and how long training stood still; CSV, append-only."""
+        return self.root / "saves.csv"
+
+    @property
     def log(self) -> Path:
         """What the run said, append-only."""
         return self.root / "run.log"

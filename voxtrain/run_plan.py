@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtrain.manifest.row import Row
-from voxtrain.memory.activations import Longest
 from voxtrain.memory.disk import DiskPlan, disk_plan
-from voxtrain.memory.longest import assumed_longest, longest_of, row_positions
+from voxtrain.memory.longest import Longest, assumed_longest, longest_of, longest_rows
 from voxtrain.memory.plan import MemoryPlan, Work, predict
 
 if TYPE_CHECKING:
     from voxtrain.settings import Settings
 
 
-def plan_work(settings: Settings, rows: Sequence[Row]) -> Work:
-    """What is trained, on the longest step that `rows` can make; without rows every one lasts `clean.max_seconds`."""
-    return Work(settings.model.architecture, settings.tuning.adapter_config(), _longest(settings, rows))
+def plan_work(settings: Settings, rows: Sequence[Row], folder: Path | None) -> Work:
+    """What is trained, on the longest step that `rows` can make; without rows every one lasts `clean.max_seconds`.
+
+    folder: of the model, whose tokenizer counts the tokens of the longest texts; None: they are counted from above.
+    """
+    return Work(settings.model.architecture, settings.tuning.adapter_config(), _longest(settings, rows, folder))
 
 
 def plan_memory(settings: Settings, work: Work, written: Sequence[int]) -> MemoryPlan:
@@ -41,13 +44,21 @@ def plan_disk(settings: Settings, written: Sequence[int] = ()) -> DiskPlan:
     )
 
 
-def _longest(settings: Settings, rows: Sequence[Row]) -> Longest:
+def _longest(settings: Settings, rows: Sequence[Row], folder: Path | None) -> Longest:
     architecture, train, limit = settings.model.architecture, settings.train, settings.clean.max_seconds
-    lasting = [(row.duration_s, row.text or "") for row in rows]
-    known = [(seconds, text) for seconds, text in lasting if seconds is not None and seconds <= limit]
-    if not known or any(seconds is None for seconds, _ in lasting):
+    kept = [row for row in rows if row.duration_s is None or row.duration_s <= limit]
+    if not kept or any(row.duration_s is None for row in kept):
         return assumed_longest(architecture, limit, train.batch_size, train.grad_accum, settings.memory.max_positions)
-    positions = [row_positions(architecture, seconds, text) for seconds, text in known]
-    rounds = math.ceil(train.rows_per_step() / len(positions))  # with few rows a step holds the longest several times
-    longest = sorted(positions * rounds, reverse=True)[: train.rows_per_step()]
-    return longest_of(longest, train.batch_size, settings.memory.max_positions)
+    longest = longest_rows(architecture, kept, _tokens(folder), train.rows_per_step())
+    rounds = math.ceil(train.rows_per_step() / len(longest))  # with few rows a step holds the longest several times
+    step = sorted(longest * rounds, reverse=True)[: train.rows_per_step()]
+    return longest_of(step, train.batch_size, settings.memory.max_positions)
+
+
+def _tokens(folder: Path | None) -> Callable[[str], int] | None:
+    if folder is None:
+        return None
+    from voxtrain.model.upstream import load_tokenizer
+
+    tokenize = load_tokenizer(folder)
+    return lambda text: len(tokenize(text))

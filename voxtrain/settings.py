@@ -62,6 +62,8 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
 
     max_steps: PositiveInt | None
     max_rows: PositiveInt | None
+    schedule_steps: PositiveInt | None
+    schedule_on_resume: Literal["keep", "new"]
     batch_size: PositiveInt
     grad_accum: PositiveInt
     max_grad_norm: NonNegativeFloat
@@ -83,6 +85,10 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
         """Optimizer steps of the whole run: the smaller of `max_steps` and what `max_rows` needs."""
         by_rows = math.inf if self.max_rows is None else math.ceil(self.max_rows / self.rows_per_step())
         return int(min(by_rows, math.inf if self.max_steps is None else self.max_steps))
+
+    def steps_of_schedule(self) -> int:
+        """The steps that the schedule is laid over."""
+        return self.total_steps() if self.schedule_steps is None else self.schedule_steps
 
 
 @dataclass(frozen=True)

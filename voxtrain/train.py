@@ -84,6 +84,8 @@ def run_to_end(start: Start, *, in_sweep: bool) -> int:
         record.close("failed", tell(error), str(error))
     except KeyboardInterrupt:
         return _interrupted(start, record, before, in_sweep=in_sweep)
+    except OSError as error:
+        record.close("failed", tell(_file_failed(start.run, error)), str(error))
     except Exception as error:
         _keep_traceback(start.run)
         message = f"{type(error).__name__}: {error}"
@@ -117,9 +119,22 @@ def _interrupted(start: Start, record: RunRecord, before: Mapping[Path, bytes], 
     return FAILED
 
 
+def _file_failed(run: RunFolder, error: OSError) -> RunFailed:
+    _keep_traceback(run)
+    return RunFailed(
+        f"{error.strerror or error}: {error.filename or 'a file'}\nWhat was saved before is untouched. Free some "
+        "space, or see to it that the file can be read or written, then go on with: python -m voxtrain "
+        f"resume={run.root}"
+    )
+
+
 def _keep_traceback(run: RunFolder) -> None:
-    with run.log.open("a", encoding="utf-8") as log:
-        traceback.print_exc(file=log)
+    """In the log, or on stderr where the log cannot be written."""
+    try:
+        with run.log.open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+    except OSError:
+        traceback.print_exc()
 
 
 def train(start: Start, record: RunRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from voxtrain.checkpoint.retention import Verdict, apply, verdicts
@@ -64,8 +65,10 @@ def _export(run: RunFolder, given: argparse.Namespace) -> None:
     from voxtrain.checkpoint.export import chosen_step, export  # torch is imported late
 
     step = chosen_step(run, given.step)
+    began_s = time.monotonic()
     out = export(run, step, given.out, merged=given.merged)
-    print(f"Step {step} is in {out}")
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"Step {step} is in {out}: {told_size(size)}, checked and written in {time.monotonic() - began_s:.1f} s")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class BackgroundWriter:
         self._held = Held(0)
         self._low: list[LowDisk] = []
         self._error: BaseException | None = None
+        self.took_s = 0.0
+        """What the last save took."""
 
     def start(self, jobs: Sequence[Job], held: Held) -> None:
         """Write the jobs, which fit, beside what follows. `held` is what they read. The save before must be settled."""
@@ -102,6 +105,7 @@ class BackgroundWriter:
         self.settle()
 
     def _work(self, jobs: Sequence[Job], held: Held, write: Callable[[Job], None]) -> None:
+        began_s = time.monotonic()
         try:
             with _own_stream():
                 for job in jobs:
@@ -109,6 +113,7 @@ class BackgroundWriter:
         except BaseException as error:
             self._error = error
         finally:
+            self.took_s = time.monotonic() - began_s
             held.finish()
 
     def _write_what_fits(self, job: Job) -> None:
@@ -122,7 +127,10 @@ class BackgroundWriter:
             job.write()
         except OSError as error:
             if error.errno not in FULL_DISK:
-                raise RunFailed(f"{job.what} could not be written: {error}") from error
+                raise RunFailed(
+                    f"{job.what} could not be written: {error}\nWhat was saved before is untouched. See to it that "
+                    f"{self._root} can be written, then go on with: python -m voxtrain resume={self._root}"
+                ) from error
             self._low.append(LowDisk(job.what, job.needed_bytes, free_bytes(self._root)))
 
 

@@ -18,16 +18,18 @@ import pytorch_lightning as pl
 from torch.optim import Optimizer
 
 from voxtrain.checkpoint.background import BackgroundWriter, Job, LowDisk, room_for
-from voxtrain.checkpoint.changes import fingerprint
+from voxtrain.checkpoint.changes import course_may_change, fingerprint
 from voxtrain.checkpoint.facts import Facts, Origin, check_content, check_origin, read_facts, rows_fingerprint
 from voxtrain.checkpoint.folders import remove_leftovers
 from voxtrain.checkpoint.held import Held
 from voxtrain.checkpoint.plan import CheckpointPlan
 from voxtrain.checkpoint.resume import load_state, weights_of_state
+from voxtrain.checkpoint.save_log import Save, write_save
 from voxtrain.checkpoint.snapshot import (
     Learner,
     can_be_read_beside_kernels,
     finish_device_work,
+    remove_older_states,
     take_snapshot,
     write_snapshot,
 )
@@ -67,9 +69,14 @@ class SaveCheckpoints(pl.Callback):
         self.stopped: str | None = None
         self._run, self._plan, self._total = run, plan, total_steps
         self._base, self._lora_config = base, lora_config
-        self._origin = Origin(fingerprint(settings), rows_fingerprint(run), dict(versions))
+        known = fingerprint(settings), fingerprint(settings, course=False)
+        self._origin, self._new_course = (
+            Origin(*known, rows_fingerprint(run), dict(versions)),
+            course_may_change(settings),
+        )
         self._stop, self._resumes = stop, resumes
         self._writer = BackgroundWriter(run.root)
+        self._under_way: Save | None = None
         self._disk_is_low = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -86,8 +93,7 @@ class SaveCheckpoints(pl.Callback):
             facts = self._trusted_facts()
             load_state(self._run, module, _optimizer(trainer))
             _say(f"Going on from {_told(facts)}.")
-            if self._run.checkpoint_steps():
-                point_latest(self._run)
+            self._finish_last_save(facts.step)
         self._save_what_is_due(trainer, module)
         self._stop_if_asked(trainer, module)
 
@@ -103,7 +109,7 @@ class SaveCheckpoints(pl.Callback):
         """One Lightning batch is one optimizer step: this is a step boundary."""
         module = cast(Learner, pl_module)
         if not self._writer.busy:
-            self._heed(self._writer.settle())
+            self._settle()
         self._save_what_is_due(trainer, module)
         if self._asked_to_save():
             self._save(trainer, module, checkpoint=False, state=True)
@@ -111,7 +117,7 @@ class SaveCheckpoints(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the save under way."""
-        self._heed(self._writer.settle())
+        self._settle()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """A save under way is of a step that was done: it is finished, unless somebody wants the process to end."""
@@ -122,7 +128,7 @@ class SaveCheckpoints(pl.Callback):
 
     def _trusted_facts(self) -> Facts:
         facts = read_facts(self._run)
-        for note in check_origin(self._run.state(facts.step), facts, self._origin):
+        for note in check_origin(self._run.state(facts.step), facts, self._origin, new_course=self._new_course):
             _say(f"Mind: {note}; the rest of the run may differ in its last bits from one without this change.")
         return facts
 
@@ -134,14 +140,22 @@ class SaveCheckpoints(pl.Callback):
             check_content(self._run.state(facts.step), facts)
             with weights_of_state(self._run, facts.step) as weights:
                 self._heed(self._writer.write_now([self._checkpoint_job(module, weights)]))
+        self._finish_last_save(facts.step)
         if self._disk_is_low:
             self.stopped = f"no step is left to train, but {self._stop.reason}"
 
+    def _finish_last_save(self, step: int) -> None:
+        """What a killed process did not come to once its newest state, that of `step`, was whole."""
+        if self._run.checkpoint_steps():
+            point_latest(self._run)
+        remove_older_states(self._run, step)
+
     def _asked_to_save(self) -> bool:
         request = self._run.save_request
-        asked = request.exists()
+        if not request.exists():
+            return False
         request.unlink(missing_ok=True)
-        return asked
+        return True
 
     def _save_what_is_due(self, trainer: pl.Trainer, module: Learner) -> None:
         step = module.steps_done
@@ -154,7 +168,7 @@ class SaveCheckpoints(pl.Callback):
             return
         if not at_the_end:
             self._save(trainer, module, checkpoint=False, state=True)
-        self._heed(self._writer.settle())
+        self._settle()
         newest = max(self._run.state_steps(), default=None)
         saved = "no state could be saved" if newest is None else f"the state of step {newest} is saved"
         self.stopped = f"stopped after step {module.steps_done}: {self._stop.reason}; {saved}"
@@ -164,7 +178,8 @@ class SaveCheckpoints(pl.Callback):
         """Write what is wanted of this step, each once; beside the next step where there is one."""
         if not (checkpoint or state):
             return
-        self._heed(self._writer.settle())
+        began_s = time.monotonic()
+        self._settle()
         step = module.steps_done
         checkpoint = checkpoint and not self._run.checkpoint(step).exists()
         state = state and not self._run.state(step).exists()
@@ -176,8 +191,13 @@ class SaveCheckpoints(pl.Callback):
         if held is not None and self._has_room(jobs):
             self._writer.start(jobs, held)
         else:
+            held = None
             self._wait_for_room(jobs)
             self._heed(self._writer.write_now(jobs))
+        if jobs:
+            self._under_way = Save(step, tuple(jobs), held, time.monotonic() - began_s)
+        if held is None:
+            self._settle()
 
     def _jobs(
         self, module: Learner, optimizer: Optimizer, held: Held | None, *, checkpoint: bool, state: bool
@@ -206,7 +226,7 @@ class SaveCheckpoints(pl.Callback):
 
     def _wait_for_room(self, jobs: list[Job]) -> None:
         """Under `low_disk: wait`, hold the run here until the jobs fit or it is asked to stop."""
-        if self._plan.low_disk == "stop" or self._has_room(jobs):
+        if self._plan.low_disk == "stop" or self._stop.reason is not None or self._has_room(jobs):
             return
         needed = told_size(sum(job.needed_bytes for job in jobs))
         what = " and ".join(job.what for job in jobs)
@@ -216,6 +236,13 @@ class SaveCheckpoints(pl.Callback):
 
     def _has_room(self, jobs: list[Job]) -> bool:
         return room_for(self._run.root, sum(job.needed_bytes for job in jobs))
+
+    def _settle(self) -> None:
+        """Wait for the save under way, and tell of it."""
+        self._heed(self._writer.settle())
+        save, self._under_way = self._under_way, None
+        if save is not None:
+            write_save(self._run, save, self._writer.took_s)
 
     def _heed(self, low: list[LowDisk]) -> None:
         if low:

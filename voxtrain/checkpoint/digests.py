@@ -29,7 +29,7 @@ class Digest(Protocol):
 
 
 NUMBERED, STATE = "sha256", "xxh3_128"
-ALGORITHMS: Mapping[str, Callable[[], Digest]] = {NUMBERED: hashlib.sha256, STATE: xxhash.xxh3_128}
+ALGORITHMS: Mapping[str, Callable[..., Digest]] = {NUMBERED: hashlib.sha256, STATE: xxhash.xxh3_128}
 PIECE_BYTES = 2**22
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from voxtrain.checkpoint.card import model_card
 from voxtrain.checkpoint.retention import read_evidence
 from voxtrain.checkpoint.stream import DTYPES, LazyTensor, write_safetensors
+from voxtrain.checkpoint.weights import check_content
 from voxtrain.checkpoint.writer import MODEL, STEP, companions
 from voxtrain.durable import folder_aside, read_json, write_whole
 from voxtrain.fault import Fault, InputError
@@ -46,13 +47,15 @@ def chosen_step(run: RunFolder, wanted: str) -> int:
 def export(run: RunFolder, step: int, out: Path, *, merged: bool) -> Path:
     """Write checkpoint `step` as the folder `out`, which must not exist or be empty; returns it.
 
-    merged: put the adapter of a LoRA run into its base model. Raises InputError where that, or `out`, cannot be.
+    merged: put the adapter of a LoRA run into its base model. Raises InputError where that, or `out`, cannot be, and
+    when a file of the checkpoint is not what was written.
     """
     source = run.checkpoint(step)
     faults = _faults(source, out, merged)
     if faults:
         raise InputError(*faults)
     adapter = files_in(source)
+    _check(source)
     with folder_aside(out) as aside:
         if merged and adapter is not None:
             _write_merged(source, adapter, aside)
@@ -78,6 +81,15 @@ def _faults(source: Path, out: Path, merged: bool) -> list[Fault]:
             remedy = f"put the base model there, or mend base_model in {source / adapter.config}"
             faults.append(Fault(str(base), f"the base model is not there ({MODEL})", remedy))
     return faults
+
+
+def _check(source: Path) -> None:
+    """Raise InputError unless every file of the checkpoint is what was written: a flipped bit goes no further."""
+    try:
+        check_content(source)
+    except OSError as error:
+        remedy = "restore the folder from a copy, or export another step"
+        raise InputError(Fault(str(source), f"it cannot be read: {error}", remedy)) from None
 
 
 def _write_merged(source: Path, adapter: AdapterFiles, aside: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voxtrain.checkpoint.digests import STATE, digest_of
+from voxtrain.checkpoint.digests import ALGORITHMS, STATE, digest_of
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
 from voxtrain.run_folder import DataFolder, RunFolder
@@ -24,6 +25,7 @@ class Origin:
     """Under what a run learns: stands in every step.json and state.json."""
 
     fingerprint: str  # of the settings that may not change
+    fingerprint_without_course: str  # of the learning rate, which may by choice
     data: str | None  # sha256 of the training rows; None where the run has none
     versions: Mapping[str, str | None]  # of the packages that results depend on
 
@@ -36,11 +38,18 @@ class Facts:
     rows_seen: int
     skipped: list[int]
     fingerprint: str
+    fingerprint_without_course: str
     data: str | None
     versions: dict[str, str | None]
     voxtrain: str
     size_bytes: dict[str, int]  # of each file beside it
     xxh3_128: dict[str, str]  # likewise
+    own_xxh3_128: str  # of everything above
+
+    def digest(self) -> str:
+        """What `own_xxh3_128` must be."""
+        told = {name: value for name, value in asdict(self).items() if name != "own_xxh3_128"}
+        return ALGORITHMS[STATE](json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def read_facts(run: RunFolder) -> Facts:
@@ -57,6 +66,8 @@ def read_facts(run: RunFolder) -> Facts:
         wrong = [name for name, size in facts.size_bytes.items() if (folder / name).stat().st_size != size]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(broken(folder, str(error))) from None
+    if facts.digest() != facts.own_xxh3_128:
+        wrong.append(FACTS)
     if wrong:
         raise InputError(broken(folder, f"{', '.join(wrong)} was cut short or changed"))
     return facts
@@ -72,14 +83,15 @@ def check_content(folder: Path, facts: Facts) -> None:
         raise InputError(broken(folder, f"{', '.join(wrong)} is not what was written (its checksum differs)"))
 
 
-def check_origin(folder: Path, facts: Facts, origin: Origin) -> list[str]:
+def check_origin(folder: Path, facts: Facts, origin: Origin, *, new_course: bool) -> list[str]:
     """Raise InputError when the state was learnt under other settings or from other rows.
 
-    Returns what else is not as it was, in words: versions of packages, under which the rest may differ in its last
-    bits.
+    new_course: the learning rate may follow another course from here on. Returns what else is not as it was, in words:
+    versions of packages, under which the rest may differ in its last bits.
     """
     faults = []
-    if facts.fingerprint != origin.fingerprint:
+    same = facts.fingerprint_without_course == origin.fingerprint_without_course
+    if not same or (facts.fingerprint != origin.fingerprint and not new_course):
         what = "it was saved under other settings than those in config.yaml (their fingerprints differ)"
         faults.append(Fault(str(folder), what, "restore config.yaml from a copy, or put the state of this run back"))
     if facts.data != origin.data:

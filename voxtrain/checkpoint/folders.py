@@ -20,9 +20,13 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(run: RunFolder) -> list[Path]:
-    """Remove what a killed process left half-written or half-removed beside checkpoints and states; returns it."""
-    parents = [folder for folder in (run.checkpoints, run.states) if folder.is_dir()]
-    found = [path for parent in parents for path in parent.iterdir() if path.name.startswith(LEFTOVERS)]
+    """Remove what a killed training process left half-written or half-removed in the run folder; returns it.
+
+    What may be another process's at this moment stays: the folder evaluation/, and a report.
+    """
+    parents = [folder for folder in (run.root, run.data, run.outliers, run.checkpoints, run.states) if folder.is_dir()]
+    hidden = [path for parent in parents for path in parent.iterdir() if path.name.startswith(LEFTOVERS)]
+    found = [path for path in hidden if not path.name.endswith(f"_{run.report.name}")]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

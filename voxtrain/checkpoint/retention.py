@@ -1,6 +1,7 @@
 """Retention by evidence: which numbered checkpoints may go once they are judged, and why the others stay.
 
-Nothing unjudged is ever deleted, nor the selected step, its tie set, the base (step 0) and the last. Imports no torch.
+Nothing unjudged is ever deleted, nor what was judged since the selection was made, nor the selected step, its tie set,
+the base (step 0) and the last. Whoever deletes holds the judge's lock. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtrain.checkpoint.folders import remove_folder
+from voxtrain.checkpoint.lock import held
 from voxtrain.durable import read_json
 from voxtrain.run_folder import RunFolder
 
@@ -32,6 +34,7 @@ class Evidence:
     judged: frozenset[int]
     selected: int | None
     tie_set: frozenset[int]
+    compared: frozenset[int]  # the steps among which the selected one was chosen
 
 
 def read_evidence(run: RunFolder) -> Evidence:
@@ -41,9 +44,10 @@ def read_evidence(run: RunFolder) -> Evidence:
         with run.evaluated_checkpoints.open(encoding="utf-8", newline="") as table:
             judged = frozenset(int(float(row["step"])) for row in csv.DictReader(table))
     if not run.selection.is_file():
-        return Evidence(judged, None, frozenset())
+        return Evidence(judged, None, frozenset(), frozenset())
     selection = read_json(run.selection)
-    return Evidence(judged, int(selection["selected_step"]), frozenset(int(step) for step in selection["tie_set"]))
+    ties, compared = (frozenset(int(step) for step in selection.get(name, ())) for name in ("tie_set", "steps"))
+    return Evidence(judged, int(selection["selected_step"]), ties, compared)
 
 
 def verdicts(run: RunFolder) -> list[Verdict]:
@@ -61,6 +65,8 @@ def _why_it_stays(step: int, evidence: Evidence, last: int) -> str:
     reasons: Mapping[str, bool] = {
         "not judged yet": step not in evidence.judged,
         "nothing is selected yet": evidence.selected is None,
+        "judged after the selection was made": evidence.selected is not None
+        and step in evidence.judged - evidence.compared,
         "selected": step == evidence.selected,
         "in the tie set": step in evidence.tie_set and step != evidence.selected,
         "the base model": step == 0,
@@ -76,13 +82,19 @@ def freed_bytes(folder: Path) -> int:
 
 
 def apply(run: RunFolder) -> list[Verdict]:
-    """Delete what may go, and return it. The evidence is read again before each deletion: a judge may be at work."""
-    gone = []
-    for planned in verdicts(run):
-        if planned.stays:
-            continue
-        now = next((verdict for verdict in verdicts(run) if verdict.step == planned.step), None)
-        if now is not None and not now.stays:
-            remove_folder(run.checkpoint(now.step))
-            gone.append(now)
-    return gone
+    """Delete what may go, and return it. Raises InputError while somebody judges or prunes.
+
+    The evidence is read again before each deletion, whoever may have changed it.
+    """
+    if all(verdict.stays for verdict in verdicts(run)):
+        return []
+    with held(run.evaluation_lock, "pruning"):
+        return [now for planned in verdicts(run) if (now := _removed(run, planned.step)) is not None]
+
+
+def _removed(run: RunFolder, step: int) -> Verdict | None:
+    now = next((verdict for verdict in verdicts(run) if verdict.step == step), None)
+    if now is None or now.stays:
+        return None
+    remove_folder(run.checkpoint(step))
+    return now

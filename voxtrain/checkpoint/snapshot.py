@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,10 +80,15 @@ def write_snapshot(run: RunFolder, snapshot: Snapshot, origin: Origin) -> int:
     if not folder.exists():
         with folder_aside(folder) as aside:
             _fill(aside, snapshot, origin)
-    for older in run.state_steps():
-        if older != snapshot.step:
-            remove_folder(run.state(older))
+    remove_older_states(run, snapshot.step)
     return snapshot.step
+
+
+def remove_older_states(run: RunFolder, newest: int) -> None:
+    """Remove every state but that of `newest`, which must be whole."""
+    for older in run.state_steps():
+        if older != newest:
+            remove_folder(run.state(older))
 
 
 def _fill(aside: Path, snapshot: Snapshot, origin: Origin) -> None:
@@ -98,19 +103,21 @@ def _fill(aside: Path, snapshot: Snapshot, origin: Origin) -> None:
         rows_seen=snapshot.rows_seen,
         skipped=list(snapshot.skipped),
         fingerprint=origin.fingerprint,
+        fingerprint_without_course=origin.fingerprint_without_course,
         data=origin.data,
         versions=dict(origin.versions),
         voxtrain=__version__,
         size_bytes={name: (aside / name).stat().st_size for name in digests},
         xxh3_128=digests,
+        own_xxh3_128="",
     )
-    write_json(aside / FACTS, asdict(facts))
+    write_json(aside / FACTS, asdict(replace(facts, own_xxh3_128=facts.digest())))
 
 
 def write_state(run: RunFolder, module: Learner, optimizer: Optimizer, fingerprint: str) -> int:
     """Write the state of now while nothing else happens; returns its step. Raises OSError as `write_snapshot` does."""
     snapshot = take_snapshot(module, optimizer, None, lazily(module.learnt_tensors(), None))
-    return write_snapshot(run, snapshot, Origin(fingerprint, None, {}))
+    return write_snapshot(run, snapshot, Origin(fingerprint, fingerprint, None, {}))
 
 
 def finish_device_work() -> None:

@@ -21,8 +21,9 @@ from voxtrain.manifest.row import Row
 from voxtrain.manifest.usable import rows_of
 from voxtrain.memory.card import size_gib
 from voxtrain.memory.disk import DiskPlan, free_bytes, told_size
-from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, predict
+from voxtrain.memory.plan import CLASSES, GIB, PARTS, MemoryPlan, predict
 from voxtrain.memory.remedies import Remedy, remedies
+from voxtrain.model.tiny import TinyModel
 from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.run_plan import plan_disk, plan_work
 from voxtrain.settings import Settings, compose
@@ -35,6 +36,13 @@ USES = (
 """The settings that the plan of a run makes use of."""
 
 
+SHORT = {
+    "gradients": "grads", "optimizer_on_card": "state", "activations": "activ.", "autocast_copies": "copies",
+    "context": "CUDA",
+}  # fmt: skip
+"""Names of classes in the table."""
+
+
 def main(arguments: list[str]) -> int:
     """Print the plan of the run that the arguments describe; returns the exit code. Raises InputError."""
     parser = argparse.ArgumentParser(prog="python -m voxtrain.memory", description="The memory and disk plan of a run.")
@@ -45,7 +53,7 @@ def main(arguments: list[str]) -> int:
     paths, overrides = split_arguments(given.settings)
     settings, rows = _run(paths, overrides) if paths else _described(overrides)
     card_gib = settings.memory.card_gib() if given.card is None else _card(given.card)
-    work, disk = plan_work(settings, rows), plan_disk(settings)
+    work, disk = plan_work(settings, rows, _folder(settings) if rows else None), plan_disk(settings)
     plan = predict(work, settings.memory, disk.added_at_peak_bytes, card_gib)
     found = remedies(work, settings.memory, plan, count=2)
     if given.json:
@@ -79,6 +87,17 @@ def _rows(settings: Settings) -> list[Row]:
     return [] if data.manifest is None else rows_of(data.manifest, data.columns, data.group_by)
 
 
+def _folder(settings: Settings) -> Path | None:
+    """The model's folder where it lies here: a plan fetches and builds nothing."""
+    model = settings.model
+    if isinstance(model, TinyModel) or model.would_fetch():
+        return None
+    try:
+        return model.folder()
+    except InputError:
+        return None
+
+
 def _card(name: str) -> float:
     try:
         return size_gib(name)
@@ -103,19 +122,24 @@ def _record(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> dict[s
 
 
 def _tell(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="GiB in each phase (predicted)", title_justify="left")
-    table.add_column("class")
-    for phase in plan.phases:
-        table.add_column(phase.replace("_", " "), justify="right", style="bold" if phase == plan.phase else None)
+    table = Table(title="GiB in each phase (predicted)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("phase", no_wrap=True)
     for name in CLASSES:
-        table.add_row(name.replace("_", " "), *(f"{phase[name]:.2f}" for phase in plan.phases.values()))
-    table.add_section()
-    table.add_row("sum", *(f"{sum(phase.values()):.2f}" for phase in plan.phases.values()))
+        table.add_column(SHORT.get(name, name), justify="right")
+    table.add_column("sum", justify="right")
+    for name, phase in plan.phases.items():
+        held = [*phase.values(), sum(phase.values())]
+        style = "bold" if name == plan.phase else None
+        table.add_row(name.replace("_", " "), *(f"{gib:.2f}" for gib in held), style=style)
     console = Console(highlight=False)
     console.print(table)
+    parts = plan.parts["backward"]
+    told = ", ".join(f"{name} {parts[name]:.2f}" for name in PARTS["activations"])
+    console.print(f"Activations in backward: {told}.", markup=False, soft_wrap=True)
     for line in [*_verdict(plan), *_savings(plan, found), *_disk_lines(disk)]:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -123,11 +147,13 @@ def _tell(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> None:
 def _verdict(plan: MemoryPlan) -> list[str]:
     longest, phase = plan.longest, plan.phase.replace("_", " ")
     head = (
-        f"Longest micro-batch: {longest.rows} x {longest.padded_positions // longest.rows} positions, "
+        f"Longest micro-batch: {longest.rows} x {longest.lengths[0].positions} positions, "
         f"{longest.micro_batches} in a step. Peak {plan.peak_gib:.2f} GiB, in {phase}"
     )
     if plan.optimizer_off_card > 0:
-        head += f" ({plan.optimizer_off_card:.2f} GiB of paged optimizer state is off the card then)"
+        head += f" ({plan.optimizer_off_card:.2f} GiB of optimizer state is off the card then)"
+    if plan.host_gib >= 1:
+        head += f"; {plan.host_gib:.1f} GiB of host memory beside it"
     if plan.card_gib is None:
         return [f"{head}.", "No card to fit: this plan is for the CPU."]
     limits = f"a card of {plan.card_gib:.2f} GiB with {plan.reserve_gib:.2f} in reserve"

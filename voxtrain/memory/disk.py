@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,19 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def writable_faults(folder: Path) -> list[Fault]:
+    """The fault of a folder, which need not exist yet, into which nothing can be written. Leaves nothing behind."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return []
+    except OSError as error:
+        what = f"nothing can be written in {there}: {error.strerror}"
+        return [Fault(f"run folder {folder}", what, "mend its permissions, or name another by hydra.run.dir=...")]
 
 
 def disk_faults(need: DiskPlan, folder: Path, free: Callable[[Path], int] = free_bytes) -> list[Fault]:

@@ -1,21 +1,24 @@
-"""The memory plan: how much a run will hold on its card, by class and phase, before anything is loaded. No torch.
+"""The memory plan: how much a run will hold on its card, by class and phase, before anything is loaded.
 
-Everything is GiB. Weights, gradients and optimizer state are exact arithmetic; activations are the estimate of
-`activations.py`; CUDA's context and the allocator's slack are assumed. Training uses the same code as
-`python -m voxtrain.memory`.
+Everything is GiB. Weights, gradients, activations, autocast's copies and the batch are counted by running the longest
+step on fake tensors (trace.py); optimizer state is exact arithmetic; CUDA's context and the allocator's slack are assumed.
+Training uses the same code as `python -m voxtrain.memory`. torch is imported when a plan is made, and not before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voxtrain.fault import Fault
-from voxtrain.memory.activations import Longest, Numbers, activations
+from voxtrain.memory.longest import Longest
 from voxtrain.memory.stack import MemoryStack
 from voxtrain.memory.widths import Widths, widths
 from voxtrain.model.size import lora_parameter_count, parameter_counts
+
+if TYPE_CHECKING:
+    from voxtrain.memory.trace import Trace
 
 GIB = 2**30
 CONTEXT_GIB = 0.5
@@ -24,8 +27,18 @@ RESERVE_GIB = 0.5
 """What must stay free: for the desktop, the driver, and what the plan does not know. Assumed."""
 SLACK = {True: 0.01, False: 0.05}
 """Share of the allocator's memory that lies in gaps, with expandable segments and without. Assumed."""
+PIECE_GIB = 2**24 / GIB
+"""What of a tensor is on its way to a checkpoint's file at a time (checkpoint/stream.py)."""
 
 CLASSES = ("weights", "gradients", "optimizer_on_card", "activations", "autocast_copies", "context", "other")
+PHASES = ("load", "first_forward", "backward", "first_optimizer_step", "later_forward", "later_backward",
+          "checkpoint_write")  # fmt: skip
+"""In the order of a run; `backward` is that of the first step, and a forward or backward of any micro-batch counts."""
+PARTS = {
+    "activations": ("base_lm", "residual_lm", "feat_encoder", "feat_decoder", "outside"),
+    "other": ("batch", "tables", "workspace", "slack"),
+}
+"""What two classes consist of. tables: of rotary embeddings; slack: gaps of the allocator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +49,8 @@ class Work:
     lora: Mapping[str, Any] | None  # LoraTuning.adapter_config; None under full fine-tuning
     longest: Longest
 
-    def learnt(self) -> int:
-        """Parameters that learn."""
-        return learnt_parameters(self.architecture, self.lora)
-
-    def frozen(self) -> int:
-        """Parameters on the card that do not learn. The AudioVAE is not there: latents are cached."""
-        return 0 if self.lora is None else parameter_counts(self.architecture)["trainable"]
-
     def widths(self, stack: MemoryStack) -> Widths:
-        """Bytes for each of them."""
+        """Bytes for each parameter."""
         return widths(stack, adapters=self.lora is not None)
 
 
@@ -65,13 +70,15 @@ class MemoryPlan:
     phase: str
     classes: dict[str, float]
     optimizer_off_card: float
+    host_gib: float  # of host memory that the stack takes for good: state, masters and gradients there
     disk_gib: float
-    phases: dict[str, dict[str, float]]
+    phases: dict[str, dict[str, float]]  # by class
+    parts: dict[str, dict[str, float]]  # by phase: what `activations` and `other` consist of
     longest: Longest
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
-        return asdict(self)
+        return {**asdict(self), "longest": self.longest.to_json()}
 
     def spare_gib(self) -> float:
         """What stays free beyond the reserve; negative where the run does not fit, infinite without a card."""
@@ -80,85 +87,79 @@ class MemoryPlan:
 
 def predict(work: Work, stack: MemoryStack, disk_bytes: int, card_gib: float | None) -> MemoryPlan:
     """Predict the peak of `work` under `stack` on a card of `card_gib` (None: on the CPU)."""
+    from voxtrain.memory.trace import trace_step
+
     on_card = card_gib is not None
+    trace = trace_step(work.architecture, work.lora, work.longest, stack, cuda=on_card)
+    state = sum(map(work.widths(stack).state_of, trace.learnt)) / GIB
     phases = {
-        name: _with_overhead(found, stack.expandable_segments, on_card)
-        for name, found in _phases(work, stack, on_card).items()
+        name: _with_overhead(held, stack.expandable_segments, on_card)
+        for name, held in _phases(trace, work, stack, state, on_card).items()
     }
-    phase = max(phases, key=lambda name: sum(phases[name].values()))
-    peak = sum(phases[phase].values())
-    state = _state_gib(work, stack)
+    classes = {name: _by_class(held) for name, held in phases.items()}
+    phase = max(classes, key=lambda name: sum(classes[name].values()))
+    peak = sum(classes[phase].values())
+    off_card = state - classes[phase]["optimizer_on_card"]
     return MemoryPlan(
         peak_gib=peak,
         card_gib=card_gib,
         reserve_gib=RESERVE_GIB if on_card else 0.0,
         fits=card_gib is None or peak + RESERVE_GIB <= card_gib,
         phase=phase,
-        classes=phases[phase],
-        optimizer_off_card=state - phases[phase]["optimizer_on_card"],
+        classes=classes[phase],
+        optimizer_off_card=off_card,
+        host_gib=(state if stack.on_host() else 0.0) + _host_gradients_gib(trace, stack),
         disk_gib=disk_bytes / GIB,
-        phases=phases,
+        phases=classes,
+        parts={name: {part: held.get(part, 0.0) for parts in PARTS.values() for part in parts}
+               for name, held in phases.items()},
         longest=work.longest,
     )
 
 
-def _phases(work: Work, stack: MemoryStack, on_card: bool) -> dict[str, dict[str, float]]:
-    """What each phase holds, GiB by class, before overheads. Phases that hold less than these are left out."""
-    width = work.widths(stack)
-    weights = (width.learnt * work.learnt() + width.frozen * work.frozen()) / GIB
-    gradients, state = width.learnt * work.learnt() / GIB, _state_gib(work, stack)
-    stepping = 0.0 if stack.on_host() and on_card else state
-    # paged state is away until the optimizer steps
-    always = {"weights": weights, "optimizer_on_card": 0.0 if stack.state == "paged_8bit" and on_card else stepping}
-    passing = activations(
-        work.architecture,
-        work.longest,
-        numbers=_numbers(work, stack),
-        recompute=stack.activation_checkpointing,
+def _phases(
+    trace: Trace, work: Work, stack: MemoryStack, state: float, on_card: bool
+) -> dict[str, dict[str, float]]:
+    """What each phase holds, GiB by label of the trace, before overheads."""
+    loaded, forward, backward, after = (
+        {name: count / GIB for name, count in held.items()}
+        for held in (trace.loaded, trace.forward, trace.backward, trace.after)
     )
+    # paged state is away until the optimizer steps, and state on the host for good; on the CPU all of it is there
+    away = on_card and (stack.on_host() or stack.state == "paged_8bit")
+    stays = {"optimizer_on_card": 0.0 if away else state}
+    stepping = {
+        **loaded,
+        "gradients": after.get("gradients", 0.0),
+        "optimizer_on_card": 0.0 if on_card and stack.on_host() else state,
+        "workspace": 0.0 if stack.on_host() else work.widths(stack).workspace_bytes / GIB,
+    }
     return {
-        "load": {"weights": weights},
-        "backward": {
-            **always,
-            # with one micro-batch a step, gradients come while activations go
-            "gradients": gradients if work.longest.micro_batches > 1 else 0.0,
-            "activations": (passing.kept + passing.passing) / GIB,
-            "autocast_copies": passing.copies / GIB,
-        },
-        "end_of_backward": {**always, "gradients": gradients, "other": _embedding_gradient_gib(work, width)},
-        "optimizer_step": {
-            "weights": weights,
-            "gradients": gradients,
-            "optimizer_on_card": stepping,
-            "other": width.workspace_bytes / GIB,
-        },
+        "load": loaded,
+        "first_forward": forward,
+        "backward": backward,
+        "first_optimizer_step": stepping,
+        "later_forward": {**forward, **stays},
+        "later_backward": {**backward, **stays},
+        "checkpoint_write": {**loaded, **stays, "workspace": PIECE_GIB},
     }
 
 
-def _numbers(work: Work, stack: MemoryStack) -> Numbers:
-    if (stack.weights if work.lora is None else stack.frozen) == "bf16":
-        return "bf16"
-    return "autocast" if stack.autocast else "fp32"
+def _with_overhead(held: dict[str, float], expandable: bool, on_card: bool) -> dict[str, float]:
+    if not on_card:
+        return held
+    return {**held, "slack": SLACK[expandable] * sum(held.values()), "context": CONTEXT_GIB}
 
 
-def _state_gib(work: Work, stack: MemoryStack) -> float:
-    return work.learnt() * work.widths(stack).state / GIB
+def _by_class(held: dict[str, float]) -> dict[str, float]:
+    return {
+        name: sum(held.get(part, 0.0) for part in PARTS[name]) if name in PARTS else held.get(name, 0.0)
+        for name in CLASSES
+    }
 
 
-def _embedding_gradient_gib(work: Work, width: Widths) -> float:
-    """The embedding's gradient of one micro-batch is dense, and stands beside the one that it is added to."""
-    if work.lora is not None:
-        return 0.0
-    lm = work.architecture["lm_config"]
-    return float(width.learnt * lm["vocab_size"] * lm["hidden_size"] / GIB)
-
-
-def _with_overhead(found: dict[str, float], expandable: bool, on_card: bool) -> dict[str, float]:
-    classes = {name: found.get(name, 0.0) for name in CLASSES}
-    if on_card:
-        classes["other"] += SLACK[expandable] * sum(classes.values())
-        classes["context"] = CONTEXT_GIB
-    return classes
+def _host_gradients_gib(trace: Trace, stack: MemoryStack) -> float:
+    return 4 * sum(trace.learnt) / GIB if stack.gradients == "host" else 0.0
 
 
 def fit_faults(plan: MemoryPlan, stack: MemoryStack, told_remedies: str) -> list[Fault]:

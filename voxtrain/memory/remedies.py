@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from voxtrain.memory.activations import Longest
 from voxtrain.memory.plan import MemoryPlan, Work, predict
 from voxtrain.memory.stack import MemoryStack
 
@@ -18,6 +16,8 @@ WORTH_GIB = 0.05
 """A saving below this is not worth telling."""
 ADAPTERS: Mapping[str, Any] = {
     "r": 32,
+    "alpha": 32,
+    "dropout": 0.0,
     "enable_lm": True,
     "enable_dit": True,
     "enable_proj": False,
@@ -32,10 +32,12 @@ RECOMPUTE: Mapping[str, Any] = {"activation_checkpointing": True}
 LEAN: Mapping[str, Any] = {**RECOMPUTE, "state": "paged_8bit"}
 NARROW: Mapping[str, Any] = {
     "weights": "bf16", "frozen": "bf16", "rounding": "stochastic", "autocast": True, "activation_checkpointing": True,
-    "state": "8bit", "expandable_segments": True, "max_positions": None,
+    "state": "8bit", "gradients": "card", "expandable_segments": True, "max_positions": None,
 }  # fmt: skip
 """What `memory=16gb` sets, its card apart."""
 MASTER: Mapping[str, Any] = {"state": "host", "rounding": "nearest"}
+HOST: Mapping[str, Any] = {"state": "host_8bit", "rounding": "nearest", "gradients": "host"}
+"""What `memory=12gb` sets beyond that, its card apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,16 @@ class Remedy:
 
 def remedies(work: Work, stack: MemoryStack, plan: MemoryPlan, count: int) -> list[Remedy]:
     """At most `count` changes: those that make the run fit, then those that save most."""
-    found = []
+    fitting: list[Remedy] = []
+    others: list[Remedy] = []
     for setting, changed_work, changed_stack in _changes(work, stack):
         then = predict(changed_work, changed_stack, 0, plan.card_gib)
         saves = plan.peak_gib - then.peak_gib
         if saves >= WORTH_GIB:
-            found.append(Remedy(setting, saves, then.peak_gib, then.fits))
-    # Sorting is stable: of those that fit, the first are those that change least of the run.
-    return sorted(found, key=lambda remedy: 0 if remedy.fits else remedy.peak_gib)[:count]
+            (fitting if then.fits else others).append(Remedy(setting, saves, then.peak_gib, then.fits))
+        if len(fitting) == count:  # the first that fit change least of the run; each more would take seconds
+            break
+    return [*fitting, *sorted(others, key=lambda remedy: remedy.peak_gib)][:count]
 
 
 def _changes(work: Work, stack: MemoryStack) -> list[tuple[str, Work, MemoryStack]]:
@@ -79,6 +83,8 @@ def _changes(work: Work, stack: MemoryStack) -> list[tuple[str, Work, MemoryStac
         found += _changed(work, stack, {f"memory=16gb{card}": NARROW})
         if stack.weights == "bf16":
             found += _changed(work, stack, {"memory.state=host with memory.rounding=nearest": MASTER})
+        card = "" if stack.card in (None, "12gb") else f" with memory.card={stack.card}"
+        found += _changed(work, stack, {f"memory=12gb{card}": {**NARROW, **HOST}})
         adapters = replace(work, lora=ADAPTERS)
         found += [("tuning=lora", adapters, stack)]
         found += _changed(adapters, stack, {"tuning=lora with memory.activation_checkpointing=true": LEAN})
@@ -97,21 +103,8 @@ def _changed(
     return found
 
 
-def _one_row(longest: Longest) -> int:
-    return longest.padded_positions // longest.rows
-
-
 def _row_by_row(work: Work) -> Work:
-    """The same step with one row in each micro-batch."""
-    longest = work.longest
-    alone = Longest(
-        rows=1,
-        padded_positions=_one_row(longest),
-        audio_positions=math.ceil(longest.audio_positions / longest.rows),
-        loss_positions=math.ceil(longest.loss_positions / longest.rows),
-        micro_batches=longest.micro_batches * longest.rows,
-    )
-    return replace(work, longest=alone)
+    return replace(work, longest=work.longest.one_by_one())
 
 
 def told(found: list[Remedy]) -> str:

@@ -33,7 +33,8 @@ class MemoryStack(BaseModel, frozen=True, extra="forbid"):
     weights: the dtype of the model's weights where they learn, and of their gradients; adapters are always fp32.
     frozen: the dtype of the model's weights under adapters. rounding: how an update reaches bf16 weights
     (optim/narrow_adamw.py). state: the bits of optimizer state, and where it lives; on the host there is an fp32 master
-    of the weights beside it.
+    of the weights beside it. gradients: where they are added up; for the host they leave the card one by one as
+    backward makes them (optim/host_gradients.py).
     """
 
     card: Annotated[str | None, BeforeValidator(_card)]
@@ -43,6 +44,7 @@ class MemoryStack(BaseModel, frozen=True, extra="forbid"):
     autocast: bool
     activation_checkpointing: bool
     state: Literal["fp32", "8bit", "paged_8bit", "host", "host_8bit"]
+    gradients: Literal["card", "host"]
     expandable_segments: bool
     max_positions: PositiveInt | None
     force: bool
@@ -50,6 +52,11 @@ class MemoryStack(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _loses_no_update(self) -> Self:
         wrong = list(_pairs_that_cannot_work(self.weights, self.rounding, self.state))
+        if self.gradients == "host" and not self.on_host():
+            wrong.append(
+                f"memory.gradients=host with memory.state={self.state}: the update would need them back on the card; say "
+                "memory.state=host_8bit with memory.rounding=nearest, or memory.gradients=card"
+            )
         if wrong:
             raise ValueError("; and ".join(wrong))
         return self

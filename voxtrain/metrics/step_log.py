@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -76,6 +77,14 @@ def _other_columns(path: Path, found: set[str]) -> str:
     )
 
 
+def _not_written(path: Path, error: OSError) -> str:
+    return (
+        f"{path} could not be written: {error.strerror or error}\nA step that is not in it does not count; what was "
+        "saved before is untouched. Free some space, or see to it that the folder can be written, then go on with: "
+        f"python -m voxtrain resume={path.parent}"
+    )
+
+
 def _finite(value: float) -> Value:
     return float(value) if math.isfinite(value) else ""
 
@@ -93,7 +102,8 @@ class StepLog(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Cut the rows after `first_step` off and open the file.
 
-        Raises RunFailed if rows before it are missing, or have other columns; the file is as it was then.
+        Raises RunFailed if rows before it are missing or have other columns, in which case the file is as it was, or
+        if it cannot be written.
         """
         rows = read_log_rows(self._path)
         if rows and tuple(rows[0]) != COLUMNS:
@@ -104,11 +114,14 @@ class StepLog(pl.Callback):
                 f"{self._path} does not hold steps 1 to {self._first_step}, so this run cannot go on with a whole "
                 "record. Restore the file from a copy of the run folder, or start a new run."
             )
-        cut_log_back(self._path, self._first_step)
+        try:
+            cut_log_back(self._path, self._first_step)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunFailed(_not_written(self._path, error)) from error
         if rows:
             self._audio_seconds = float(rows[-1]["train/audio_seconds"])
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a", encoding="utf-8")
         if not rows:
             self._write(COLUMNS)
 
@@ -126,9 +139,12 @@ class StepLog(pl.Callback):
         assert self._file is not None, "StepLog.setup was not called"
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(cells)
-        self._file.write(line.getvalue())
-        self._file.flush()
-        os.fsync(self._file.fileno())  # a state that survives a power cut must find its rows
+        try:
+            self._file.write(line.getvalue())
+            self._file.flush()
+            os.fsync(self._file.fileno())  # a state that survives a power cut must find its rows
+        except OSError as error:
+            raise RunFailed(_not_written(self._path, error)) from error
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Close the file: Lightning does not call `teardown` after an exception."""
@@ -140,6 +156,7 @@ class StepLog(pl.Callback):
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # on a full disk: what could not be written is told already
+                file.close()

@@ -11,6 +11,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ from voxtrain.model.step import RowLoss, StepReport
 from voxtrain.model.tuning import FullTuning, LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters
 from voxtrain.optim.adamw import AdamW
+from voxtrain.optim.narrow_adamw import NarrowAdamW
 from voxtrain.optim.norm import by_row, clip, gradient_norm
 from voxtrain.optim.row_adamw import RowAdamW
 from voxtrain.optim.schedule import WarmupConstant, WarmupCosine
@@ -56,6 +58,7 @@ class VoxModule(pl.LightningModule):
         activation_checkpointing: bool,
         weight_stop_positive: float,
         rounding: str,
+        gradients: str,
         seed: int,
         kernels: str,
         ranks: Ranks = ALONE,
@@ -63,7 +66,8 @@ class VoxModule(pl.LightningModule):
         """`state` is `memory.state`; `max_grad_norm` 0 does not clip; `loss_normalisation` is per_row or per_frame.
 
         weight_stop_positive: times the stop loss where a clip ends; 1.0 is upstream's loss. rounding: how updates reach
-        bf16 weights, `memory.rounding`; seed: of the random kind. kernels: `trainer.kernels`. ranks: the processes that
+        bf16 weights, `memory.rounding`; seed: of the random kind. gradients: where they are added up,
+        `memory.gradients`. kernels: `trainer.kernels`. ranks: the processes that
         share every step; each makes the same update of the sum of their gradients.
         """
         super().__init__()
@@ -74,6 +78,7 @@ class VoxModule(pl.LightningModule):
         self.per_row = {"per_row": True, "per_frame": False}[loss_normalisation]
         self.max_grad_norm, self.total_steps = max_grad_norm, total_steps
         self.state, self.rounding, self.seed, self.kernels = state, rounding, seed, kernels
+        self.gradients = gradients
         self.autocast, self.activation_checkpointing = autocast, activation_checkpointing
         self.ranks = ranks
         self.steps_done, self.rows_seen = 0, 0
@@ -91,7 +96,7 @@ class VoxModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One group of everything that learns."""
-        return self.rule.build(self._learning(), self.state, self.rounding, self.seed)
+        return self.rule.build(self._learning(), self.state, self.rounding, self.seed, self.gradients)
 
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
         """Leave the step where it is: its micro-batches are moved one by one."""
@@ -155,8 +160,7 @@ class VoxModule(pl.LightningModule):
 
     def _settle_gradients(self) -> None:
         """A gradient that came by row (cpu_operators.embedding) gets each row once, or is made dense."""
-        optimizer = self.optimizers()
-        takes_rows = self.ranks.size == 1 and isinstance(getattr(optimizer, "optimizer", optimizer), RowAdamW)
+        takes_rows = self.ranks.size == 1 and isinstance(self._rule_at_work(), RowAdamW)
         for parameter in self._learning():
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = by_row(parameter.grad) if takes_rows else parameter.grad.to_dense()
@@ -207,9 +211,17 @@ class VoxModule(pl.LightningModule):
             )
         ]
 
+    def _rule_at_work(self) -> torch.optim.Optimizer:
+        """The optimizer itself, without what Lightning puts around it."""
+        optimizer = self.optimizers()
+        found: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        return found
+
     def _gradient_norm(self) -> Tensor:
         """The global norm, before the gradients are clipped to `max_grad_norm`."""
-        gradients = [parameter.grad for parameter in self._learning() if parameter.grad is not None]
+        rule = self._rule_at_work()
+        of = rule.gradient_of if isinstance(rule, NarrowAdamW) else attrgetter("grad")  # may be on the host
+        gradients = [gradient for gradient in map(of, self._learning()) if gradient is not None]
         norm = gradient_norm(gradients)
         if self.max_grad_norm > 0:
             clip(gradients, self.max_grad_norm, norm)

@@ -89,14 +89,14 @@ def _bare_tokenizer(folder: Path) -> LlamaTokenizerFast:
 
 
 def build_model(
-    architecture: dict[str, Any], tokenizer: Path, vae: Any, adapter_config: dict[str, Any] | None = None
+    architecture: dict[str, Any], tokenizer: Path | None, vae: Any, adapter_config: dict[str, Any] | None = None
 ) -> VoxCPM2Model:
     """Upstream's model with whatever weights its constructor gives, on the default device; `tokenizer` is a folder.
 
-    adapter_config: see LoraTuning.adapter_config.
+    tokenizer None: a model that reads no text. adapter_config: see LoraTuning.adapter_config.
     """
-    config = parse_architecture(architecture, str(tokenizer / "config.json"))
-    bare = _bare_tokenizer(tokenizer)
+    config = parse_architecture(architecture, str(tokenizer / "config.json") if tokenizer else "model.architecture")
+    bare = _bare_tokenizer(tokenizer) if tokenizer else SimpleNamespace(vocab={})
     with quiet():
         lora = LoRAConfig(**upstreams_fields(adapter_config)) if adapter_config else None
         model = VoxCPM2Model(config, bare, vae, lora, device="cpu")
@@ -105,7 +105,7 @@ def build_model(
     return model
 
 
-def _absent_vae(architecture: dict[str, Any]) -> SimpleNamespace:
+def absent_vae(architecture: dict[str, Any]) -> SimpleNamespace:
     """What upstream's constructor reads of an AudioVAE, where the model shall have none."""
     config = AudioVAEConfigV2(**architecture["audio_vae_config"])
     return SimpleNamespace(
@@ -133,7 +133,7 @@ def load_model(
     """
     architecture = check_folder(folder)
     with torch.device("meta"):
-        model = build_model(architecture, folder, _absent_vae(architecture), lora.adapter_config() if lora else None)
+        model = build_model(architecture, folder, absent_vae(architecture), lora.adapter_config() if lora else None)
     del model.audio_vae
     model.base_lm.kv_cache = model.residual_lm.kv_cache = None
     _read_weights(model, folder, device, dtype)

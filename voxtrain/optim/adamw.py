@@ -22,6 +22,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 STATES = ("fp32", "8bit", "paged_8bit", "host", "host_8bit")
 ROUNDINGS = ("nearest", "stochastic", "kahan")
+GRADIENTS = ("card", "host")
 
 
 class AdamW(BaseModel, frozen=True, extra="forbid"):
@@ -33,7 +34,7 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
     weight_decay: NotNegative
 
     def build(
-        self, parameters: Iterable[torch.nn.Parameter], state: str, rounding: str, seed: int
+        self, parameters: Iterable[torch.nn.Parameter], state: str, rounding: str, seed: int, gradients: str
     ) -> torch.optim.Optimizer:
         """The optimizer of `parameters`, which all have one dtype.
 
@@ -43,16 +44,21 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
         8 bits, in host memory.
         rounding, one of ROUNDINGS, says how updates reach bf16 weights (narrow_adamw.py); `seed` is that of the
         stochastic one. fp32 weights take updates as they are, whatever it says.
+        gradients, one of GRADIENTS: where they are added up. host: they leave the card as backward makes them
+        (host_gradients.py), for a master that is there too.
         Raises InputError when bitsandbytes cannot be imported, ValueError for what loses the updates of bf16 weights.
         """
         import torch
 
-        if state not in STATES or rounding not in ROUNDINGS:
-            raise ValueError(f"state {state} with rounding {rounding}: known are {STATES} with {ROUNDINGS}")
+        if state not in STATES or rounding not in ROUNDINGS or gradients not in GRADIENTS:
+            given = f"state {state} with rounding {rounding} and gradients {gradients}"
+            raise ValueError(f"{given}: known are {STATES} with {ROUNDINGS} and {GRADIENTS}")
         wanted = list(parameters)
         on_host = state.startswith("host")
+        if gradients == "host" and not on_host:
+            raise ValueError(f"gradients on the host need their master there, and the state is {state}")
         if on_host or any(parameter.dtype == torch.bfloat16 for parameter in wanted):
-            return self._narrow(wanted, state, "master" if on_host else rounding, seed)
+            return self._narrow(wanted, state, "master" if on_host else rounding, seed, gradients)
         if state == "fp32":
             from voxtrain.optim.row_adamw import RowAdamW
 
@@ -60,7 +66,9 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
             return RowAdamW(wanted, **self.model_dump())
         return self._bitsandbytes(wanted, state)
 
-    def _narrow(self, wanted: list[torch.nn.Parameter], state: str, keeping: str, seed: int) -> torch.optim.Optimizer:
+    def _narrow(
+        self, wanted: list[torch.nn.Parameter], state: str, keeping: str, seed: int, gradients: str
+    ) -> torch.optim.Optimizer:
         from voxtrain.optim.eight_bits import bitsandbytes
         from voxtrain.optim.narrow_adamw import KEEPING, NarrowAdamW
 
@@ -68,8 +76,14 @@ class AdamW(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"state {state} with rounding {keeping} would lose the updates of bf16 weights")
         if state.endswith("8bit"):
             bitsandbytes(state)  # told now if it is missing, and not in the first step
-        bits = 8 if state.endswith("8bit") else 32
-        return NarrowAdamW(wanted, **self.model_dump(), bits=bits, keeping=keeping, seed=seed)
+        return NarrowAdamW(
+            wanted,
+            **self.model_dump(),
+            bits=8 if state.endswith("8bit") else 32,
+            keeping=keeping,
+            seed=seed,
+            gradients_on_host=gradients == "host",
+        )
 
     def _bitsandbytes(self, wanted: list[torch.nn.Parameter], state: str) -> torch.optim.Optimizer:
         from voxtrain.optim.eight_bits import bitsandbytes

@@ -24,6 +24,7 @@ from torch.optim.adamw import adamw
 
 from voxtrain.data.keyed import philox
 from voxtrain.optim import eight_bits
+from voxtrain.optim.host_gradients import HostGradients
 from voxtrain.optim.halves import join, round_at_random, split
 
 PIECE = 2**22
@@ -49,9 +50,11 @@ class NarrowAdamW(torch.optim.Optimizer):
         bits: int,
         keeping: str,
         seed: int,
+        gradients_on_host: bool,
     ) -> None:
         """`bits` of a moment: 32 or 8; `keeping`: one of KEEPING; `seed`: of the random rounding.
 
+        gradients_on_host: take gradients off the card as backward makes them; with a master alone.
         Raises ValueError for parameters that are not bf16, unless there is a master.
         """
         super().__init__(list(parameters), {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
@@ -61,6 +64,9 @@ class NarrowAdamW(torch.optim.Optimizer):
         others = {p.dtype for p in self._parameters()} - {torch.bfloat16}
         if others and keeping != "master":
             raise ValueError(f"{keeping} rounding is for bf16 weights, not {others}")
+        if gradients_on_host and keeping != "master":
+            raise ValueError(f"gradients on the host need a master there, not {keeping} rounding")
+        self.host_gradients = HostGradients(self._parameters()) if gradients_on_host else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -73,9 +79,20 @@ class NarrowAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 number += 1
-                if parameter.grad is not None:
-                    self._update(parameter, number, group)
+                gradient = self.gradient_of(parameter)
+                if gradient is not None:
+                    self._update(parameter, gradient, number, group)
         return result
+
+    def gradient_of(self, parameter: Tensor) -> Tensor | None:
+        """A parameter's gradient, wherever it is."""
+        return parameter.grad if self.host_gradients is None else self.host_gradients.of(parameter)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, those on the host too."""
+        super().zero_grad(set_to_none)
+        if self.host_gradients is not None:
+            self.host_gradients.clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put a saved state back, each tensor in its own dtype (torch would cast moments to that of the weights)."""
@@ -93,13 +110,14 @@ class NarrowAdamW(torch.optim.Optimizer):
         """Where the state lives, and the update is made."""
         return torch.device("cpu") if self.keeping == "master" else parameter.device
 
-    def _update(self, parameter: torch.nn.Parameter, number: int, group: dict[str, Any]) -> None:
-        assert parameter.grad is not None
+    def _update(
+        self, parameter: torch.nn.Parameter, gradient: Tensor, number: int, group: dict[str, Any]
+    ) -> None:
         state = self.state[parameter]
         if not state:
             state.update(self._begin(parameter))
         state["step"] += 1
-        weights, gradients = parameter.detach().view(-1), parameter.grad.reshape(-1)
+        weights, gradients = parameter.detach().view(-1), gradient.reshape(-1)
         draw = self._generator(parameter, number, state["step"]) if self.keeping == "stochastic" else None
         for start in range(0, len(weights), PIECE):
             piece = slice(start, start + PIECE)

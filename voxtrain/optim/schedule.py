@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, NonNegativeInt
 
+from voxtrain.fault import Fault
+
 
 class WarmupCosine(BaseModel, frozen=True, extra="forbid"):
     """Linear warm-up, then half a cosine down to `final_share` of the learning rate.
@@ -38,3 +40,17 @@ class WarmupConstant(BaseModel, frozen=True, extra="forbid"):
     def factor(self, step: int, total_steps: int) -> float:
         """What the learning rate is multiplied by in the update that follows `step` updates."""
         return min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+
+
+def idle_steps(schedule: WarmupCosine | WarmupConstant, steps: int, total_steps: int) -> list[Fault]:
+    """The fault of a schedule, laid over `steps`, that ends at learning rate 0 before the run of `total_steps` does."""
+    if total_steps <= steps or schedule.factor(steps, steps) > 0:
+        return []
+    return [
+        Fault(
+            f"train.schedule_steps = {steps}",
+            f"the schedule ends there with learning rate 0: steps {steps + 1} to {total_steps} would learn nothing",
+            "for a run that goes on, train.schedule_on_resume=new lays it over all steps; for a new one, leave "
+            "train.schedule_steps out, or set schedule.final_share above 0",
+        )
+    ]

@@ -1,7 +1,8 @@
 """The reports' door: python -m voxtrain.report RUN [RUN...] [out=FILE].
 
-One run: writes its report.html. Several: compare.html beside the first, or FILE. A sweep's folder: its sweep.csv and
-sweep.html.
+One run: writes its report.html. Several: compare.html beside the first, or FILE: each run at its selected step, paired
+by held-out row and draw with the first run, and what each cost. Runs that were judged on other rows or draws, or with
+other weights of the losses, are refused. A sweep's folder: its sweep.csv and sweep.html.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def _checked(arguments: Sequence[str]) -> tuple[list[Path], Path | None]:
                 "this is no run folder: it has neither config.yaml nor run.json" if path.exists() else "it is not there"
             )
             faults.append(Fault(str(path), what, "name outputs/<name>/<time>"))
+    faults += [
+        Fault(str(path), "it is named more than once", "name each run once")
+        for path in dict.fromkeys(paths)
+        if paths.count(path) > 1
+    ]
     outs = [Path(given.removeprefix("out=")) for given in overrides if given.startswith("out=")]
     if outs and len(paths) == 1:
         faults.append(Fault(f"out={outs[-1]}", "one run's report has its place: RUN/report.html", "leave out= away"))

@@ -1,10 +1,10 @@
-"""compare.html: several runs side by side; sweep.html is the same page for the jobs of a sweep."""
+"""compare.html: several runs side by side and paired; sweep.html is the same page for the jobs of a sweep, unpaired."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 from voxtrain.durable import write_whole
 from voxtrain.report import words
 from voxtrain.report.charts import SERIES, VARIABLES, Curve, runs_chart, smoothed
+from voxtrain.report.cost import cost
 from voxtrain.report.evidence import number, read_evidence
 from voxtrain.report.head import STATUS_KINDS
 from voxtrain.report.page import Chip, Drawn, page
+from voxtrain.report.paired import Difference, Paired, interval, paired, verdict
 from voxtrain.report.summary import (
     LOSSES,
     Summary,
@@ -32,21 +34,30 @@ MOST_COLUMNS = 2
 
 
 def write_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
-    """Write a page with the runs side by side to `out`, and return its path."""
+    """Write a page with the runs side by side to `out`, and return its path.
+
+    Raises InputError, and writes nothing, where judged runs were not judged on the same rows, draws and weights.
+    """
     called = names([run.root.resolve() for run in runs])
     summaries = [summarize(read_evidence(run), name) for run, name in zip(runs, called, strict=True)]
     columns = {key: [summary.settings.get(key, "") for summary in summaries] for key in differing(summaries)}
-    write_whole(out, comparison_page("Runs side by side", "", summaries, columns, out.parent))
+    html = comparison_page("Runs side by side", "", summaries, columns, out.parent, paired(summaries))
+    write_whole(out, html)
     return out
 
 
 def comparison_page(
-    title: str, place: str, summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], beside: Path
+    title: str,
+    place: str,
+    summaries: Sequence[Summary],
+    columns: Mapping[str, Sequence[str]],
+    beside: Path,
+    found: Paired | None = None,
 ) -> str:
     """The page as HTML.
 
     place: what stands small beside the title. columns: what the runs differ in, one cell a run. beside: the folder
-    that links start from.
+    that links start from. found: how far the runs lie apart.
     """
     inside = list(columns) if len(columns) <= MOST_COLUMNS else []
     totals = [summary.held_out["loss/total"] for summary in summaries]
@@ -63,6 +74,7 @@ def comparison_page(
                 _row(summary, place, [columns[key][place] for key in inside], best, beside)
                 for place, summary in enumerate(summaries)
             ],
+            "paired": None if found is None else _apart(found, summaries),
             "charts": _charts(summaries),
         },
     )
@@ -71,6 +83,7 @@ def comparison_page(
 def _row(summary: Summary, place: int, cells: list[str], best: float | None, beside: Path) -> dict[str, Any]:
     run, total = summary.evidence.run, summary.held_out["loss/total"]
     code = "" if summary.exit_code in (0, None) else f", exit code {summary.exit_code}"
+    took = cost(summary)
     return {
         "name": summary.name,
         "link": os.path.relpath(run.report, beside) if run.report.is_file() else "",
@@ -81,10 +94,70 @@ def _row(summary: Summary, place: int, cells: list[str], best: float | None, bes
         "losses": [words.loss(summary.held_out[loss]) for loss in LOSSES],
         "against_base": words.signed(total - summary.base_total),
         "rows": words.count(summary.rows),
-        "seconds": words.span(summary.train_seconds),
-        "peak": words.gib(summary.peak_gib),
+        "cost": [
+            words.span(took.train_s),
+            words.span(took.after_s),
+            words.gib(took.peak_gib),
+            words.gib(took.checkpoint_gib),
+            words.gib(took.disk_gib),
+        ],
         "best": best is not None and total == best,
     }
+
+
+def _apart(found: Paired, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """What the section on differences needs."""
+    losses = {summary.name: summary.held_out for summary in summaries}
+    runs = [
+        {
+            "name": f"{name}, step {found.steps[name]:,}",
+            "lines": [
+                {
+                    "loss": loss,
+                    "difference": words.signed(apart.mean),
+                    "interval": interval(apart),
+                    "chip": _chip(apart),
+                    "losses": [words.loss(losses[each][loss]) for each in (name, found.reference)],
+                    "detectable": words.loss(apart.detectable),
+                }
+                for loss, apart in differences.items()
+            ],
+        }
+        for name, differences in found.others.items()
+    ]
+    return {
+        "verdicts": [f"{verdict(found, name)}." for name in found.others],
+        "reference": f"{found.reference}, step {found.steps[found.reference]:,}",
+        "runs": runs,
+        "notes": list(_notes(found)),
+        "level": f"{found.level:.0%}".replace("%", " %"),
+    }
+
+
+def _chip(difference: Difference) -> Chip:
+    if not math.isfinite(difference.low):
+        return Chip("no interval", "soft")
+    if difference.low <= 0 <= difference.high:
+        return Chip("cannot be told apart", "soft")
+    return Chip("lower", "good") if difference.mean < 0 else Chip("higher", "bad")
+
+
+def _notes(found: Paired) -> Iterator[str]:
+    """What to know of the differences."""
+    power = f"{found.power:.0%}".replace("%", " %")
+    yield (
+        f"Paired on {words.count(found.rows)} held-out rows of {words.count(found.recordings)} recordings under "
+        f"{found.draws} fixed draws each, the same for every run; intervals are for one comparison each, over "
+        f"recordings. Detectable is a true difference that this split would show {power} of the time."
+    )
+    yield (
+        "Each run is compared at the step that was selected on these same rows, which makes the loss of every run look "
+        "a little better than it is, most of all that of a run with many checkpoints."
+    )
+    if found.recordings < found.fewest:
+        yield f"With fewer than {found.fewest} recordings no interval is given."
+    if found.unjudged:
+        yield f"Not judged yet, so not compared: {', '.join(found.unjudged)}."
 
 
 def _charts(summaries: Sequence[Summary]) -> list[Drawn]:

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from voxtrain.checkpoint.lock import held
 from voxtrain.door import run_door, run_settings, split_arguments
 from voxtrain.fault import DONE, FAILED, Fault, InputError, RunFailed
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
 from voxtrain.validation.evidence import LOSSES, Evidence, gather, write_checkpoints
 from voxtrain.validation.judge import Judging, Sources, judge
-from voxtrain.validation.lock import held
 from voxtrain.validation.parts import by_flow_time, by_length, stop_gauge
 from voxtrain.validation.select import select
 from voxtrain.validation.settings import ValidationSettings
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     run = RunFolder(folder.resolve())
     if not run.checkpoint_steps() and not run.evaluated_rows.is_file():
         raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
-    with held(run.evaluation_lock):
+    with held(run.evaluation_lock, "judging"):
         judging = Judging(read_rows(run)) if select_only else judge(run, settings.validation, sources(settings))
         if judging.table is None:
             what = "; ".join(f"step {step}: {why}" for step, why in judging.not_judged.items()) or "nothing was judged"

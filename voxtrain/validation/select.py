@@ -87,6 +87,7 @@ def select(
         "groups": evidence.groups,
         "rows": evidence.rows,
         "draws": evidence.draws,
+        "steps": list(evidence.steps),  # among which it was chosen: pruning deletes no other
         "not_judged": [{"step": step, "reason": reason} for step, reason in sorted(not_judged.items())],
         **detail,
     }

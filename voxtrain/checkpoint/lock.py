@@ -1,7 +1,7 @@
-"""One judge at a time: two on one run folder would judge the same checkpoints and lose each other's records.
+"""One process at a time judges or prunes.
 
-The lock is the operating system's (flock), so that it ends with its holder, however that dies; the file only says who
-holds it.
+Two judges would lose each other's records, and a pruner would delete what a judge is about to read. The lock is the
+operating system's (flock), so that it ends with its holder, however that dies; the file only says who holds it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from voxtrain.fault import Fault, InputError
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold the lock at `path` inside the context. Raises InputError, naming the holder, when another process does."""
+def held(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock at `path` inside the context. Raises InputError, naming the holder, when another process does.
+
+    doing: what for, `judging` or `pruning`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _locked(path)
     try:
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} is {doing} this run")
         file.flush()
         yield
     finally:
@@ -38,11 +41,9 @@ def _locked(path: Path) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read() or "another process"
+            holder = file.read() or "another process is judging or pruning this run"
             file.close()
-            raise InputError(
-                Fault(str(path.parent), f"{holder} is judging this run", "wait until it has ended, then ask again")
-            ) from None
+            raise InputError(Fault(str(path.parent), holder, "wait until it has ended, then ask again")) from None
         if _is_still_there(file, path):
             file.truncate(0)  # a dead holder's name
             return file
