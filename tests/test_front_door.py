@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from voxtrain.__main__ import main
+from voxtrain.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,10 @@ def test_manifest_not_given(door: Door) -> None:
 def test_run_folder_that_is_not_empty(door: Door) -> None:
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("keep me")
-    refused(door("+recipe=demo", "hydra.run.dir=mine"), "not empty", "resume=")
+    refused(door("+recipe=demo", "hydra.run.dir=mine"), "not empty", "name another folder")
     assert Path("mine/notes.txt").read_text() == "keep me"
+    RunFolder(Path("mine")).state(20).mkdir(parents=True)
+    refused(door("+recipe=demo", "hydra.run.dir=mine"), "not empty", "resume=")
 
 
 def test_no_space_for_the_planned_checkpoints(door: Door, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,22 @@ def test_an_interrupt_before_training_leaves_nothing_and_says_so(
     assert train.run_to_end(start, in_sweep=False) == FAILED
     assert not start.run.root.exists()
     assert "interrupted before anything was learnt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_training_is_told_and_leaves_nothing(
+    start: Start, number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked_to_stop(start: Start, record: object) -> None:
+        (start.run.root / "data").mkdir()
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(train, "train", asked_to_stop)
+    before = signal.getsignal(number)
+    assert train.run_to_end(start, in_sweep=False) == FAILED
+    assert signal.getsignal(number) is before
+    assert not start.run.root.exists()
+    assert f"{number.name} was received before anything was learnt" in capsys.readouterr().err
 
 
 def test_an_interrupt_after_a_state_says_how_to_go_on(

@@ -110,7 +110,8 @@ def _free_folder(overrides: Sequence[str]) -> Path:
 def _folder_faults(root: Path) -> list[Fault]:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return []
-    remedy = f"go on with it by resume={root}, or name another folder"
+    can_go_on = bool(RunFolder(root).state_steps())
+    remedy = f"go on with it by resume={root}, or name another folder" if can_go_on else "name another folder"
     return [Fault(f"hydra.run.dir = {root}", "this run folder exists and is not empty", remedy)]
 
 
@@ -122,7 +123,7 @@ def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
         if not in_sweep:
             faults += _folder_faults(start.run.root)
         faults += _manifest_faults(settings.data) + _told(lambda: read_exclude(settings.clean.exclude))
-    faults += _told(settings.logger.check)
+    faults += _told(settings.logger.check) + settings.listening.reference_faults()
     faults += _device_faults(settings)
     faults += writable_faults(start.run.root)
     faults += disk_faults(plan_disk(settings, start.run.checkpoint_steps()), start.run.root)

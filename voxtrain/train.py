@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.assembly import RunMemory, data_module, memory_plan, vox_module
+from voxtrain.checkpoint.stop import interrupted_by_signals
 from voxtrain.door import tell
 from voxtrain.durable import read_json, read_log_rows, remove_if_empty, write_json, write_whole
 from voxtrain.fault import DONE, FAILED, STOPPED, WRONG_INPUT, InputError, RunFailed, Stopped
@@ -68,7 +69,8 @@ def run_to_end(start: Start, *, in_sweep: bool) -> int:
     record = RunRecord(start.run, start.overrides)
     before = {path: path.read_bytes() for path in (start.run.config, start.run.run) if start.resumes and path.is_file()}
     try:
-        train(start, record)
+        with interrupted_by_signals():
+            train(start, record)
         start.run.post_hoc.unlink(missing_ok=True)  # what an earlier sitting's checkpoints were given says nothing now
         record.close("finished", DONE)
     except InputError as error:
@@ -82,8 +84,8 @@ def run_to_end(start: Start, *, in_sweep: bool) -> int:
         record.close("stopped", STOPPED, str(stop))
     except RunFailed as error:
         record.close("failed", tell(error), str(error))
-    except KeyboardInterrupt:
-        return _interrupted(start, record, before, in_sweep=in_sweep)
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(start, record, before, str(interrupt) or "interrupted", in_sweep=in_sweep)
     except OSError as error:
         record.close("failed", tell(_file_failed(start.run, error)), str(error))
     except Exception as error:
@@ -103,14 +105,14 @@ def _as_before(start: Start, before: Mapping[Path, bytes]) -> None:
     remove_if_empty(start.run.root.parent, Path.cwd() / "outputs")
 
 
-def _interrupted(start: Start, record: RunRecord, before: Mapping[Path, bytes], *, in_sweep: bool) -> int:
+def _interrupted(start: Start, record: RunRecord, before: Mapping[Path, bytes], why: str, *, in_sweep: bool) -> int:
     """Tell of an interrupt that did not wait for a step boundary: before training, or a second Ctrl-C."""
     states = start.run.state_steps()
     if states:
-        message = f"interrupted; the state of step {states[-1]} is saved"
+        message = f"{why}; the state of step {states[-1]} is saved"
         print(f"\n{message}\nGo on with: python -m voxtrain resume={start.run.root}", file=sys.stderr)
     else:
-        message = "interrupted before anything was learnt; nothing is left to go on from"
+        message = f"{why} before anything was learnt; nothing is left to go on from"
         print(f"\n{message}", file=sys.stderr)
         if not in_sweep:
             _as_before(start, before)

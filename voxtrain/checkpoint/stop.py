@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -61,3 +62,24 @@ class StopRequest:
             if self._interrupts > 1:
                 raise KeyboardInterrupt
         self.request(f"{signal.Signals(number).name} was received")
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 interrupt at once, as Ctrl-C does: without a step there is no boundary to wait for.
+
+    Left to themselves they would end the process without a word. A `StopRequest` inside takes them for its time.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _interrupt) for number in WITHOUT_INTERRUPT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"{signal.Signals(number).name} was received")
