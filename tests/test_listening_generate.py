@@ -21,7 +21,8 @@ from voxtrain.listening.__main__ import main, parse
 from voxtrain.listening.settings import ListeningSettings
 from voxtrain.listening.sound import data_address, waveform_path
 from voxtrain.listening.table import Sample, lines, read_samples, text_id, wave_file
-from voxtrain.model import upstream
+from voxtrain.model import speaking, upstream
+from voxtrain.model.speaking import speak
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
 
@@ -80,7 +81,7 @@ def test_every_checkpoint_says_every_text(runs: dict[str, RunFolder]) -> None:
             assert (info.samplerate, info.channels, info.subtype, info.format) == (48000, 1, "PCM_16", "WAV")
             assert sample.measures is not None
             assert info.frames / 48000 == sample.measures.seconds
-            assert sample.runaway == (sample.measures.seconds == 7 * 0.16)  # one second is cut after 7 positions
+            assert not sample.runaway or sample.measures.seconds == 7 * 0.16  # one second is cut after 7 positions
             assert not sample.failed
 
 
@@ -91,7 +92,7 @@ def test_a_sample_is_that_of_a_freshly_loaded_checkpoint(runs: dict[str, RunFold
         speaker = upstream.load_speaker(settings.model.folder(), folder, CPU) if adapted else None
         speaker = speaker or upstream.load_speaker(folder, None, CPU)
         for sample in [one for one in read_samples(run) if one.step == 10]:
-            wave = upstream.generate(speaker, sample.line.text, sample.line.torch_seed(), 7, SOLVER_STEPS, 2.0)
+            wave = speak(speaker, sample.line.text, None, sample.line.torch_seed(), 7, SOLVER_STEPS, 2.0).wave
             found, _ = soundfile.read(wave_file(run, sample), dtype="float32")
             np.testing.assert_allclose(found, np.clip(wave, -1, 1), rtol=0, atol=2**-15)  # 16 bits
     heard = {s.step: soundfile.read(wave_file(run, s))[0] for s in read_samples(run) if s.line.text == "Good morning."}
@@ -143,14 +144,14 @@ def test_a_sample_that_fails_is_told_and_stops_no_other(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(run.listening)
-    generate: Callable[..., Any] = upstream.generate
+    speaks: Callable[..., Any] = speaking.speak
 
     def failing(model: object, text: str, *rest: object) -> Any:
         if text == "Good morning.":
             raise RuntimeError("no\n  luck")
-        return generate(model, text, *rest)
+        return speaks(model, text, *rest)
 
-    monkeypatch.setattr(upstream, "generate", failing)
+    monkeypatch.setattr(speaking, "speak", failing)
     assert main([str(run.root)]) == DONE
     assert [sample.failed for sample in read_samples(run)] == ["no luck", "", "no luck", ""]
     assert len(stamps(run)) == 2
@@ -219,6 +220,7 @@ def test_a_line_of_the_table_survives_writing_and_reading(runs: dict[str, RunFol
 def listening(**changes: Any) -> ListeningSettings:
     """Settings as in conf/, changed."""
     values = {"texts": ["a"], "seeds": 1, "max_seconds": 4, "inference_timesteps": 10, "cfg_value": 2, "device": "auto"}
+    values |= {"reference": None, "ceiling": 0, "word_errors": None, "similarity": None}
     return ListeningSettings.model_validate(values | changes)
 
 

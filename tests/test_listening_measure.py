@@ -29,7 +29,7 @@ def test_a_tone_between_silences() -> None:
     wave = np.concatenate([silence(0.25), tone(1.0, 0.5), silence(0.75)])
     found = measure(wave, RATE_HZ, "ten chars.")
     assert found.seconds == 2.0
-    assert found.seconds_per_char == 0.2
+    assert found.seconds_per_char == 0.25  # eight letters are spoken
     assert found.peak == 0.5
     assert found.rms_db == pytest.approx(20 * math.log10(0.5 / math.sqrt(2) / math.sqrt(2)), abs=1e-4)  # half is silent
     assert (found.leading_silence_s, found.tail_silence_s) == (0.25, 0.75)

@@ -15,7 +15,8 @@ from manifest_material import write_tone
 
 from voxtrain.fault import InputError
 from voxtrain.manifest.row import Row
-from voxtrain.manifest.transcript import AsrCheck, TranscriptCheck, word_error_rate
+from voxtrain.manifest.transcript import AsrCheck, TranscriptCheck
+from voxtrain.manifest.word_errors import character_error_rate, word_error_rate
 
 SETTINGS = AsrCheck(model="tiny", device="cpu", compute_type="int8", language=None, max_word_error_rate=0.5)
 
@@ -53,6 +54,12 @@ RATES = [
 @pytest.mark.parametrize(("said", "heard", "rate"), RATES)
 def test_word_error_rate(said: str, heard: str, rate: float) -> None:
     assert word_error_rate(said, heard) == rate
+
+
+def test_character_error_rate_is_of_characters_without_blanks() -> None:
+    assert character_error_rate("Can not, will not!", "cannot will not") == 0
+    assert character_error_rate("good morning", "good morninG s") == 1 / 11
+    assert character_error_rate("你好\uff0c世界", "你号世界") == 0.25
 
 
 def test_a_clip_that_says_something_else_is_found() -> None:

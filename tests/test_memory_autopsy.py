@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from memory_material import alike, architecture, stack
 from torch import nn
 
 from voxtrain.fault import RunFailed
-from voxtrain.memory.activations import Longest
 from voxtrain.memory.autopsy import Held, autopsy, phase_of
 from voxtrain.memory.plan import Work, predict
-from voxtrain.memory.stack import MemoryStack
 from voxtrain.run_folder import RunFolder
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 class Greedy(torch.autograd.Function):
@@ -69,10 +65,7 @@ def caught(phase: str) -> torch.OutOfMemoryError:
 
 
 def explain(phase: str, run: RunFolder, steps_done: int, first_step: int) -> RunFailed:
-    values = yaml.safe_load((CONF / "memory" / "24gb.yaml").read_text())
-    values.pop("_target_")
-    architecture = yaml.safe_load((CONF / "model" / "voxcpm2.yaml").read_text())["architecture"]
-    plan = predict(Work(architecture, None, Longest(1, 310, 188, 188, 8)), MemoryStack(**values), 0, 24.0)
+    plan = predict(Work(architecture("tiny"), None, alike(1, 310, 188, 8)), stack("24gb"), 0, 24.0)
     now = Held(allocated_gib=20.5, reserved_gib=22.0, card_gib=23.7, others_gib=1.5)
     return autopsy(
         caught(phase), plan=plan, now=now, steps_done=steps_done, first_step=first_step, run=run, remedies="tuning=lora"
@@ -99,7 +92,7 @@ def test_each_phase_has_its_page(tmp_path: Path, phase: str, steps_done: int, to
     page = str(explain(phase, RunFolder(tmp_path), steps_done, first_step=0))
     assert told in page
     assert "20.50 GiB in tensors, 1.50 GiB in gaps, 1.50 GiB by other processes, of 23.70 GiB" in page
-    assert "weights 8.53, gradients 8.53" in page
+    assert "Predicted: 0.5" in page
     assert "tuning=lora" in page
     assert "No state was saved yet" in page
     assert "Tried to allocate 2.00 GiB" in page

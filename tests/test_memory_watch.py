@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from learner import WIDTH, Learner, fit, optimizer_of
+from memory_material import alike
 
 from voxtrain.durable import read_json
-from voxtrain.memory.activations import Longest
 from voxtrain.memory.plan import GIB, MemoryPlan, Work, predict
 from voxtrain.memory.stack import MemoryStack
 from voxtrain.memory.watch import WatchMemory, optimizer_gib, reset_peak, resident_gib, resident_peak_gib
@@ -26,7 +26,7 @@ def plan() -> MemoryPlan:
     architecture: dict[str, Any] = yaml.safe_load((CONF / "model" / "tiny.yaml").read_text())["architecture"]
     values = yaml.safe_load((CONF / "memory" / "cpu.yaml").read_text())
     values.pop("_target_")
-    return predict(Work(architecture, None, Longest(2, 40, 20, 20, 4)), MemoryStack.model_validate(values), 0, None)
+    return predict(Work(architecture, None, alike(2, 20, 10, 4)), MemoryStack.model_validate(values), 0, None)
 
 
 def test_classes_are_counted_exactly_and_stand_beside_the_prediction(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from voxtrain.fault import InputError
 from voxtrain.model import upstream
 from voxtrain.model.size import parameter_counts
+from voxtrain.model.speaking import round_trip, sample_rate_hz, speak
 from voxtrain.model.tiny import TinyModel
 from voxtrain.model.tiny_build import speech_like
 
@@ -151,14 +153,14 @@ def test_latents_are_fit_for_the_flow(tiny_folder: Path) -> None:
 def test_text_that_leaves_no_room_for_speech_is_told(tiny_folder: Path) -> None:
     speaker = upstream.load_speaker(tiny_folder, None, CPU)
     with pytest.raises(InputError, match="its 2048 tokens leave no room"):
-        upstream.generate(speaker, "a" * 2047, 1, 6, 2, 2.0)
+        speak(speaker, "a" * 2047, None, 1, 6, 2, 2.0)
 
 
 def test_speech_is_sound_and_depends_on_the_seed_alone(tiny_folder: Path) -> None:
     speaker = upstream.load_speaker(tiny_folder, None, CPU)
-    assert upstream.sample_rate_hz(speaker) == 48000
+    assert sample_rate_hz(speaker) == 48000
     before = torch.get_rng_state()
-    one, same, other = (upstream.generate(speaker, "Good morning.", seed, 6, 4, 2.0) for seed in (1, 1, 2))
+    one, same, other = (speak(speaker, "Good morning.", None, seed, 6, 4, 2.0).wave for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert one.dtype == np.float32
     assert one.ndim == 1
@@ -168,3 +170,37 @@ def test_speech_is_sound_and_depends_on_the_seed_alone(tiny_folder: Path) -> Non
     assert 0.01 < float(one.std()) < 0.7
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+def test_speech_is_cut_where_the_caller_says_and_it_is_known_whether_it_stopped(tiny_folder: Path) -> None:
+    speaker, position = upstream.load_speaker(tiny_folder, None, CPU), 48000 * 4 // 25
+    speaker.stop_head = torch.nn.Linear(speaker.stop_head.in_features, 2, dtype=speaker.stop_head.weight.dtype)
+    with torch.no_grad():
+        speaker.stop_head.weight.zero_()
+        speaker.stop_head.bias.copy_(torch.tensor([1.0, 0.0]))
+    endless = speak(speaker, "Hi.", None, 1, 40, 2, 2.0)
+    assert len(speaker.text_tokenizer("Hi.")) * 6 + 10 < 40, "upstream would not have cut it sooner"
+    assert (len(endless.wave), endless.stopped) == (40 * position, False)
+    with torch.no_grad():
+        speaker.stop_head.bias.copy_(torch.tensor([0.0, 1.0]))
+    for longest in (4, 40):  # upstream listens to the stop head from the fourth position on
+        short = speak(speaker, "Hi.", None, 1, longest, 2, 2.0)
+        assert (len(short.wave), short.stopped) == (4 * position, True)
+
+
+@pytest.mark.slow  # upstream reads it with librosa, which takes long to import
+def test_a_reference_is_heard_and_takes_room(tiny_folder: Path, tmp_path: Path) -> None:
+    speaker, voice = upstream.load_speaker(tiny_folder, None, CPU), tmp_path / "voice.wav"
+    soundfile.write(voice, speech_like(16000).numpy()[0, 0], 16000)
+    alone, with_it = (speak(speaker, "Good morning.", heard, 1, 6, 2, 2.0).wave for heard in (None, voice))
+    assert not np.array_equal(alone, with_it)
+    soundfile.write(voice, np.tile(speech_like(16000).numpy()[0, 0], 100), 16000)
+    with pytest.raises(InputError, match="the reference's 2502 positions leave no room"):
+        speak(speaker, "Good morning.", voice, 1, 6, 2, 2.0)
+
+
+def test_a_recording_goes_through_the_autoencoder_and_back(tiny_folder: Path) -> None:
+    wave = speech_like(16000).numpy()[0, 0][:15_999]
+    heard, rate_hz = round_trip(upstream.load_vae(tiny_folder), wave)
+    assert (rate_hz, heard.shape, heard.dtype) == (48000, (3 * 15_999,), np.float32)
+    assert np.isfinite(heard).all()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from voxtrain.fault import InputError
 from voxtrain.model import upstream
+from voxtrain.model.speaking import speak
 from voxtrain.model.tuning import LoraTuning
 
 CPU = torch.device("cpu")
@@ -198,7 +199,7 @@ def test_adapter_loads_whole_and_is_heard(tiny_folder: Path, adapter: Path) -> N
         loaded, skipped = speaker.load_lora_weights(str(adapter))
     assert (sorted(loaded), skipped) == (sorted(saved), [])
     bare = upstream.load_speaker(tiny_folder, None, CPU)
-    say = [upstream.generate(model, "Hi.", 1, 4, 3, 2.0) for model in (speaker, bare)]
+    say = [speak(model, "Hi.", None, 1, 4, 3, 2.0).wave for model in (speaker, bare)]
     assert not np.array_equal(*say)
 
 
@@ -245,6 +246,6 @@ def test_vae_key_follows_weights_and_layout(tiny_folder: Path, copy: Path) -> No
 def test_nothing_is_printed(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     upstream.load_model(tiny_folder, LORA, CPU, torch.float32)
     speaker = upstream.load_speaker(tiny_folder, None, CPU)
-    upstream.generate(speaker, "Hi.", 1, 4, 2, 2.0)
+    speak(speaker, "Hi.", None, 1, 4, 2, 2.0)
     upstream.load_encoder(tiny_folder)(np.zeros(100, np.float32))
     assert capfd.readouterr() == ("", "")

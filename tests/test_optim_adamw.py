@@ -54,7 +54,8 @@ def test_nothing_is_said() -> None:
     code = (
         "import torch; from voxtrain.optim.adamw import AdamW;"
         "p = torch.nn.Parameter(torch.ones(128, 64));"
-        "o = AdamW(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0).build([p], 'paged_8bit', 'nearest', 0, 'card');"
+        "rule = AdamW(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0);"
+        "o = rule.build([p], 'paged_8bit', 'nearest', 0, 'card');"
         "p.grad = torch.ones_like(p); o.step()"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

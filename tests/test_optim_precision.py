@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory_material import alike
 from model_batches import StepBatch, micro_batch, step_batch
 from model_steps import LORA, fit, rows_of_step
 from precision import (
@@ -26,7 +27,6 @@ from safetensors.torch import save_file
 
 from voxtrain.checkpoint.resume import load_state
 from voxtrain.checkpoint.snapshot import write_state
-from voxtrain.memory.activations import Longest
 from voxtrain.memory.plan import GIB, Work, predict
 from voxtrain.memory.watch import optimizer_gib
 from voxtrain.model.loss import position_losses
@@ -81,10 +81,12 @@ def test_bytes_are_those_of_the_plan(tiny, tiny_folder: Path, name: str) -> None
     for parameter in trained.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.nbytes))
     fit(trained, [step_batch(1, [rows_of_step(1, 2)])])
-    plan = predict(Work(tiny.architecture, None, Longest(2, 40, 20, 20, 2)), stack(name), 0, None)
-    step = plan.phases["optimizer_step"]
-    assert sum(p.nbytes for p in trained.parameters()) / GIB == step["weights"]
-    assert sum(seen) / GIB == step["gradients"]
+    plan = predict(Work(tiny.architecture, None, alike(2, 20, 10, 2)), stack(name), 0, None)
+    step = plan.phases["first_optimizer_step"]
+    assert sum(p.nbytes for p in trained.parameters()) / GIB == pytest.approx(
+        step["weights"], rel=0.02
+    )  # the plan has blocks of 512 bytes
+    assert sum(seen) / GIB == pytest.approx(step["gradients"], rel=0.02)
     state = sum(optimizer_gib(trained.trainer.optimizers, CPU))
     assert state == pytest.approx(plan.optimizer_off_card + step["optimizer_on_card"], rel=0.1)
 

@@ -146,6 +146,26 @@ class RunFolder:
         return self.listening / "listening.csv"
 
     @property
+    def listening_checkpoints(self) -> Path:
+        """One line per checkpoint that has spoken: measures and scores with their intervals, CSV."""
+        return self.listening / "checkpoints.csv"
+
+    @property
+    def recordings(self) -> Path:
+        """Real recordings, as they are and through the AudioVAE: WAV files."""
+        return self.listening / "recordings"
+
+    @property
+    def recordings_table(self) -> Path:
+        """One line for each of them, CSV."""
+        return self.listening / "recordings.csv"
+
+    @property
+    def votes(self) -> Path:
+        """Votes of blind comparisons, a JSON file for each sitting."""
+        return self.listening / "votes"
+
+    @property
     def post_hoc(self) -> Path:
         """The post-hoc processes with their exit codes and seconds, JSON."""
         return self.evaluation / "post_hoc.json"

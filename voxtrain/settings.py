@@ -191,6 +191,7 @@ PATHS = (
     *(("data", key) for key in ("manifest", "cache_dir")),
     *(("model", key) for key in ("cache_dir", "path")),
     *(("clean", key) for key in ("exclude",)),
+    *(("listening", key) for key in ("reference",)),
     *(("split", key) for key in ("previous", "validation_groups", "test_groups")),  # the last two may be lists
 )
 """Settings that name a file or a folder."""
@@ -245,7 +246,7 @@ def _build(target: type[BaseModel] | None, group: str, node: dict[str, Any], fau
         return target.model_validate(given)
     except ValidationError as error:
         for one in error.errors():
-            if one["type"] == "missing" and str(one["loc"][0]) in node:
+            if one["type"] == "missing" and node.get(str(one["loc"][0])) == "???":
                 continue  # told already as a setting without a value
             faults.append(_value_fault(group, target, dict(one)))
         return None
@@ -281,6 +282,14 @@ def _contradictions(settings: Settings) -> list[Fault]:
                 "tuning = lora with memory.frozen = bf16 and memory.autocast = false",
                 "adapters are fp32, and without autocast they cannot be multiplied with bf16",
                 "set memory.frozen=fp32, or on a GPU memory.autocast=true",
+            )
+        )
+    if settings.trainer.devices > 1 and settings.memory.gradients == "host":
+        faults.append(
+            Fault(
+                f"trainer.devices = {settings.trainer.devices} with memory.gradients = host",
+                "the ranks add up their gradients on the cards, where they do not stay",
+                "set memory.gradients=card, or trainer.devices=1",
             )
         )
     processes, rows = settings.trainer.devices, settings.train.rows_per_step()

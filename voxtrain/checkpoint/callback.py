@@ -226,13 +226,16 @@ class SaveCheckpoints(pl.Callback):
 
     def _wait_for_room(self, jobs: list[Job]) -> None:
         """Under `low_disk: wait`, hold the run here until the jobs fit or it is asked to stop."""
-        if self._plan.low_disk == "stop" or self._stop.reason is not None or self._has_room(jobs):
+        if self._plan.low_disk == "stop" or self._may_not_wait() or self._has_room(jobs):
             return
         needed = told_size(sum(job.needed_bytes for job in jobs))
         what = " and ".join(job.what for job in jobs)
         _say(f"The disk is low: {what} takes {needed}. Training waits here until there is room under {self._run.root}.")
-        while self._stop.reason is None and not self._has_room(jobs):
+        while not (self._may_not_wait() or self._has_room(jobs)):
             time.sleep(POLL_S)
+
+    def _may_not_wait(self) -> bool:
+        return self._stop.reason is not None
 
     def _has_room(self, jobs: list[Job]) -> bool:
         return room_for(self._run.root, sum(job.needed_bytes for job in jobs))

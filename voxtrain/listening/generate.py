@@ -6,6 +6,7 @@ fails is told in the table and does not stop the others.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable
@@ -13,20 +14,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from voxtrain.durable import file_aside
 from voxtrain.fault import InputError
 from voxtrain.listening.measure import measure
-from voxtrain.listening.settings import POSITIONS_PER_S, ListeningSettings
-from voxtrain.listening.table import Line, Sample, lines, made_from, read_samples, wave_file, write_samples
+from voxtrain.listening.settings import ListeningSettings
+from voxtrain.listening.table import (
+    IN_REFERENCE,
+    Line,
+    Sample,
+    lines,
+    made_from,
+    read_samples,
+    wave_file,
+    write_samples,
+)
+from voxtrain.listening.waves import write_wave
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
+    from voxtrain.model.speaking import Spoken
     from voxtrain.model.upstream import VoxCPM2Model
 
 
@@ -80,8 +88,12 @@ def _is_there(run: RunFolder, sample: Sample) -> bool:
 def _names(folder: Path, order: list[Line], settings: ListeningSettings) -> dict[Line, str]:
     from voxtrain.checkpoint.weights import written_checksum
 
-    checksum = written_checksum(folder)
-    return {line: made_from(checksum, line, settings) for line in order}
+    checksum, voice = written_checksum(folder), _digest(settings.reference)
+    return {line: made_from(checksum, line, settings, voice) for line in order}
+
+
+def _digest(reference: Path | None) -> str:
+    return "" if reference is None else hashlib.sha256(reference.read_bytes()).hexdigest()
 
 
 def _remove_strangers(folder: Path, names: set[str]) -> None:
@@ -115,33 +127,24 @@ class _Speaker:
 
     def say(self, run: RunFolder, step: int, line: Line, name: str) -> Sample:
         """Make one sample and its WAV; whatever goes wrong with it is told in the sample."""
-        from voxtrain.model.upstream import sample_rate_hz
+        from voxtrain.model.speaking import sample_rate_hz
 
         assert self._model is not None, "become comes first"
         try:
-            wave, rate_hz = self._wave(line), sample_rate_hz(self._model)
-            measures = measure(wave, rate_hz, line.text)
+            spoken, rate_hz = self._spoken(line), sample_rate_hz(self._model)
+            measures = measure(spoken.wave, rate_hz, line.text)
         except Exception as error:  # upstream raises many kinds, a card out of memory among them
             why = " ".join(str(error).split())[:200] or type(error).__name__
             return Sample(step, line, name, runaway=False, failed=why, measures=None)
-        limit_s = self._settings.max_positions() / POSITIONS_PER_S
-        runaway = measures.seconds > limit_s - 0.5 / POSITIONS_PER_S
-        sample = Sample(step, line, name, runaway, "", measures)
-        write_wave(wave_file(run, sample), wave, rate_hz)
+        sample = Sample(step, line, name, not spoken.stopped, "", measures)
+        write_wave(wave_file(run, sample), spoken.wave, rate_hz)
         return sample
 
-    def _wave(self, line: Line) -> NDArray[np.float32]:
-        from voxtrain.model.upstream import generate
+    def _spoken(self, line: Line) -> Spoken:
+        from voxtrain.model.speaking import speak
 
+        assert self._model is not None
         settings = self._settings
+        reference = settings.reference if line.voice == IN_REFERENCE else None
         steps, cfg = settings.inference_timesteps, settings.cfg_value
-        return generate(self._model, line.text, line.torch_seed(), settings.max_positions(), steps, cfg)
-
-
-def write_wave(path: Path, wave: NDArray[np.float32], sample_rate_hz: int) -> None:
-    """Write a WAV file of 16 bits, complete or not at all."""
-    import soundfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with file_aside(path) as aside:
-        soundfile.write(aside, np.clip(wave, -1, 1), sample_rate_hz, subtype="PCM_16", format="WAV")
+        return speak(self._model, line.text, reference, line.torch_seed(), settings.max_positions(), steps, cfg)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
+import math
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+
+from voxtrain.listening.measure import Measures
 
 KINDS = (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("OGG", "VORBIS", "audio/ogg"))
 """What to compress to, best first: every browser plays MP3; libsndfile can be built without its encoder."""
@@ -18,16 +20,25 @@ COMPRESSION = 0.5
 
 BARS, HALF_HEIGHT = 72, 14.0
 
+LOUDNESS_LUFS, PEAK_DB = -23.0, -1.0
+"""What all sounds of the page are brought to (EBU R128): of two samples the louder one seems the better."""
 
-def data_address(path: Path) -> str:
-    """The WAV file at `path` as a data: address."""
-    wave, rate_hz = soundfile.read(path, dtype="float32")
+
+def data_address(wave: NDArray[np.float32], rate_hz: int) -> str:
+    """[samples] as a data: address."""
     for name, subtype, kind in KINDS:
         if name in soundfile.available_formats() and subtype in soundfile.available_subtypes(name):
             held, mode = io.BytesIO(), "VARIABLE" if name == "MP3" else None
             soundfile.write(held, wave, rate_hz, subtype, format=name, compression_level=COMPRESSION, bitrate_mode=mode)
             return _address(kind, held.getvalue())
-    return _address("audio/wav", path.read_bytes())
+    held = io.BytesIO()
+    soundfile.write(held, wave, rate_hz, "PCM_16", format="WAV")
+    return _address("audio/wav", held.getvalue())
+
+
+def gain_db(measures: Measures) -> float:
+    """What brings a sound to LOUDNESS_LUFS; less where its peak would be above PEAK_DB."""
+    return min(LOUDNESS_LUFS - measures.loudness_lufs, PEAK_DB - 20 * math.log10(measures.peak))
 
 
 def _address(kind: str, content: bytes) -> str:

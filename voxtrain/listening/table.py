@@ -1,9 +1,10 @@
-"""listening.csv: one line for each sample, and what it was made from, so that none is made twice."""
+"""listening.csv: one line for each sample, what it was made from, so that none is made twice, and its scores."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +16,8 @@ from voxtrain.listening.measure import Measures
 from voxtrain.listening.settings import ListeningSettings
 from voxtrain.run_folder import RunFolder
 
+ALONE, IN_REFERENCE = "text", "reference"
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -23,6 +26,7 @@ class Line:
     text_id: str
     text: str
     number: int  # k, from 1
+    voice: str  # `text` alone, or `reference`: in the voice of the reference audio
 
     def torch_seed(self) -> int:
         """Of the sample's noise: the same from every checkpoint."""
@@ -31,7 +35,32 @@ class Line:
 
     def file_name(self) -> str:
         """Of the WAV file in the checkpoint's folder."""
-        return f"{self.text_id}_{self.number}.wav"
+        return f"{self.text_id}_{self.number}{'' if self.voice == ALONE else '_' + self.voice}.wav"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """By models that listen; NaN where it was not measured. `words_by` and `similarity_by` stand for what scored."""
+
+    word_error_rate: float = math.nan
+    character_error_rate: float = math.nan
+    heard: str = ""
+    words_by: str = ""
+    speaker_similarity: float = math.nan  # cosine, to the closest speaker of the training data or to the reference
+    similarity_by: str = ""
+
+    def to_record(self) -> dict[str, Any]:
+        """The columns of a table; empty where not measured."""
+        return {name: "" if _is_nan(value) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_record(cls, record: dict[str, str]) -> Self:
+        """Of a line of a table."""
+        texts = ("heard", "words_by", "similarity_by")
+        return cls(**{f.name: record[f.name] if f.name in texts else _number(record[f.name]) for f in fields(cls)})
+
+
+NOT_SCORED = Scores()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +73,34 @@ class Sample:
     runaway: bool  # it had not stopped when it was cut
     failed: str
     measures: Measures | None
+    scores: Scores = NOT_SCORED
 
     def to_record(self) -> dict[str, Any]:
         """The columns of the table."""
-        found = asdict(self.measures) if self.measures else dict.fromkeys((f.name for f in fields(Measures)), "")
-        head = {"step": self.step, "text_id": self.line.text_id, "seed": self.line.number, "text": self.line.text}
-        return {**head, **found, "runaway": self.runaway, "failed": self.failed, "made_from": self.made_from}
+        line = self.line
+        head = {"step": self.step, "text_id": line.text_id, "voice": line.voice, "seed": line.number, "text": line.text}
+        end = {"runaway": self.runaway, "failed": self.failed, "made_from": self.made_from}
+        return {**head, **measures_record(self.measures), **self.scores.to_record(), **end}
 
     @classmethod
     def from_record(cls, record: dict[str, str]) -> Self:
         """The sample of one line of the table."""
-        values = {f.name: float(record[f.name]) for f in fields(Measures)} if not record["failed"] else None
         return cls(
             step=int(record["step"]),
-            line=Line(record["text_id"], record["text"], int(record["seed"])),
+            line=Line(record["text_id"], record["text"], int(record["seed"]), record["voice"]),
             made_from=record["made_from"],
             runaway=record["runaway"] == "True",
             failed=record["failed"],
-            measures=Measures(**values) if values else None,
+            measures=None if record["failed"] else measures_of(record),
+            scores=Scores.from_record(record),
         )
 
 
 def lines(settings: ListeningSettings) -> list[Line]:
-    """What every checkpoint says, texts in their order."""
-    return [Line(text_id(text), text, number) for text in settings.texts for number in range(1, settings.seeds + 1)]
+    """What every checkpoint says, texts in their order; where there is a reference, each in its voice as well."""
+    voices = (ALONE,) if settings.reference is None else (ALONE, IN_REFERENCE)
+    takes = range(1, settings.seeds + 1)
+    return [Line(text_id(text), text, take, voice) for text in settings.texts for voice in voices for take in takes]
 
 
 def text_id(text: str) -> str:
@@ -76,10 +109,29 @@ def text_id(text: str) -> str:
     return "_".join(filter(None, [words, hashlib.sha256(text.encode()).hexdigest()[:6]]))
 
 
-def made_from(checksum: str, line: Line, settings: ListeningSettings) -> str:
-    """What stands for everything that a sample depends on."""
-    said = (checksum, line, settings.max_seconds, settings.inference_timesteps, settings.cfg_value)
+def made_from(checksum: str, line: Line, settings: ListeningSettings, reference: str) -> str:
+    """What stands for everything that a sample depends on; `reference`: a digest of the reference audio."""
+    voice = reference if line.voice == IN_REFERENCE else ""
+    said = (checksum, line, voice, settings.max_seconds, settings.inference_timesteps, settings.cfg_value)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+
+
+def measures_record(found: Measures | None) -> dict[str, Any]:
+    """The columns of a table; empty where there is no sound."""
+    return asdict(found) if found else dict.fromkeys((f.name for f in fields(Measures)), "")
+
+
+def measures_of(record: dict[str, str]) -> Measures:
+    """Of a line of a table."""
+    return Measures(**{f.name: float(record[f.name]) for f in fields(Measures)})
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _number(cell: str) -> float:
+    return float(cell) if cell else math.nan
 
 
 def read_samples(run: RunFolder) -> list[Sample]:

@@ -1,33 +1,23 @@
 """Does a clip say what its transcript says: a speech recogniser listens, and its words are compared.
 
-It needs the extra `asr` (faster-whisper), which is imported when it is asked for. What was heard is kept in a small
-database, since listening to a corpus takes hours.
+What was heard is kept in a small database, since listening to a corpus takes hours.
 """
 
 from __future__ import annotations
 
-import io
-import re
 import sqlite3
-import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, Field
 
-from voxtrain.fault import Fault, InputError
+from voxtrain.manifest.recogniser import Recogniser, load_recogniser
 from voxtrain.manifest.row import SHOWN_LETTERS, Row
 from voxtrain.manifest.rules import Finding
-from voxtrain.manifest.scripts import script_of
+from voxtrain.manifest.word_errors import word_error_rate
 
 WORD_ERROR_RATE = "word_error_rate"
-UNSPACED = ("cjk", "thai", "lao", "khmer", "myanmar", "tibetan")  # scripts without blanks between words
-NO_WORD = re.compile(r"[^\w\s]|_")
 TABLE = "CREATE TABLE IF NOT EXISTS heard (clip TEXT PRIMARY KEY, words TEXT)"
-
-Recogniser = Callable[[str], str]
-"""The path of an audio file that can be decoded, to what is said in it."""
 
 
 class AsrCheck(BaseModel, frozen=True, extra="forbid"):
@@ -41,24 +31,7 @@ class AsrCheck(BaseModel, frozen=True, extra="forbid"):
 
     def recogniser(self) -> Recogniser:
         """Load faster-whisper. Raises InputError where it is not installed or cannot be loaded."""
-        try:
-            from faster_whisper import WhisperModel
-        except ImportError as error:
-            what = f"clips are listened to with faster-whisper, which cannot be imported: {error}"
-            raise InputError(Fault("clean.asr", what, "pip install 'voxtrain[asr]', or clean.asr=null")) from None
-        try:
-            model = WhisperModel(self.model, device=self.device, compute_type=self.compute_type)
-        except Exception as error:  # of a hub, a runtime or a file, whatever they raise
-            what = f"the recogniser cannot be loaded: {' '.join(str(error).split())[:SHOWN_LETTERS]}"
-            remedy = "name a model that faster-whisper knows, or a folder that holds one"
-            where = f"clean.asr = {self.model} on {self.device}, {self.compute_type}"
-            raise InputError(Fault(where, what, remedy)) from None
-
-        def recognise(path: str) -> str:
-            segments, _ = model.transcribe(_as_wav(path), language=self.language, condition_on_previous_text=False)
-            return " ".join(segment.text.strip() for segment in segments)
-
-        return recognise
+        return load_recogniser(self.model, self.device, self.compute_type, self.language, "clean.asr")
 
 
 class TranscriptCheck:
@@ -113,32 +86,6 @@ class TranscriptCheck:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def word_error_rate(said: str, heard: str) -> float:
-    """Words to insert, delete or replace for the one to become the other, by the number of words that were said."""
-    from rapidfuzz.distance import Levenshtein
-
-    unspaced = script_of(said) in UNSPACED
-    words, others = _words(said, unspaced), _words(heard, unspaced)
-    return Levenshtein.distance(words, others) / max(1, len(words))
-
-
-def _words(text: str, unspaced: bool) -> list[str]:
-    """Words without case, marks and widths; of scripts without blanks, characters."""
-    words = NO_WORD.sub("", unicodedata.normalize("NFKC", text).casefold()).split()
-    return list("".join(words)) if unspaced else words
-
-
-def _as_wav(path: str) -> io.BytesIO:
-    """The clip as WAV, so that the recogniser hears what is learnt from: what soundfile decodes."""
-    import soundfile
-
-    samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    wav = io.BytesIO()
-    soundfile.write(wav, samples.mean(axis=1), rate_hz, format="WAV", subtype="FLOAT")
-    wav.seek(0)
-    return wav
 
 
 def _connect(path: Path) -> sqlite3.Connection | None:

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     card_gib = settings.memory.card_gib() if given.card is None else _card(given.card)
     work, disk = plan_work(settings, rows, _folder(settings) if rows else None), plan_disk(settings)
     plan = predict(work, settings.memory, disk.added_at_peak_bytes, card_gib)
-    found = remedies(work, settings.memory, plan, count=2)
+    found = [] if card_gib is None else remedies(work, settings.memory, plan, count=2)
     if given.json:
         print(json.dumps(_record(plan, disk, found), indent=2, allow_nan=False))
     else:

@@ -2,7 +2,7 @@
 
 glibc gives large blocks back to the system as soon as they are free, and asks for them again in the next step: each
 page is then cleared and mapped anew, which took about a tenth of a step (docs/performance.md). What it costs: the
-process holds its peak until it ends.
+process holds its peak until it ends. A process that is done with one thing and begins another gives back what is free.
 """
 
 from __future__ import annotations
@@ -23,3 +23,11 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGE)) and bool(mallopt(TRIM_THRESHOLD, NEVER))
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what this process has freed; where the allocator is not glibc's, nothing happens."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return

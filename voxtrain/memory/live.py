@@ -1,8 +1,8 @@
-"""Counts the bytes of every tensor that is alive, by label, while a training step runs: on fake tensors or on real ones.
+"""Counts the bytes of every tensor that is alive, by label, while a step runs: on fake tensors or on real ones.
 
 A dispatch mode sees each operator of torch below autograd, in forward and in backward. Every storage that comes out of
-one is counted from then until nothing holds it any more, in the blocks of torch's CUDA allocator. What an operator takes
-and gives back inside itself is not seen, but for CUDA's attention, whose workspace is worked out (`_workspace`).
+one is counted from then until nothing holds it any more, in the blocks of torch's CUDA allocator. What an operator
+takes and gives back inside itself is not seen, but for CUDA's attention, whose workspace is worked out (`_workspace`).
 
 On fake tensors, what is whole numbers or truth values is computed nevertheless: where a mask says which positions go
 where, shapes depend on it. Those tensors are small and are not counted.
@@ -35,7 +35,10 @@ class LiveBytes(TorchDispatchMode):
     """`label` is what new storages are counted under; `now` and `peak` are bytes by label."""
 
     def __init__(self, fake: FakeTensorMode | None = None, *, cuda_attention: bool = False) -> None:
-        """`fake`: the mode of the fake tensors; None counts real ones. cuda_attention: with CUDA's workspace."""
+        """`fake`: the mode of the fake tensors, entered before this one; None counts real ones.
+
+        cuda_attention: count what CUDA's takes for a moment.
+        """
         super().__init__()
         self._fake, self._cuda_attention = fake, cuda_attention
         self._held: dict[int, list[Any]] = {}  # by storage: [weak reference, bytes, label]
@@ -81,8 +84,7 @@ class LiveBytes(TorchDispatchMode):
                 return func(*args, **kwargs)
         if real:
             args, kwargs = self._made_fake(func, args, kwargs)
-        with self._fake:
-            return self._counted(func, args, func(*args, **kwargs))
+        return self._counted(func, args, func(*args, **kwargs))
 
     def _made_fake(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func in _INDEXING:
@@ -170,10 +172,12 @@ def _places(index: Tensor | None) -> list[Tensor | None]:
 def _workspace(args: Any) -> int:
     """Bytes that CUDA's flash attention takes for a moment in its backward pass.
 
-    flash_api.cpp: mha_bwd: the gradient of q summed in fp32, and a row sum, both over tokens rounded up to 128; and with
-    fewer heads of keys than of queries, gradients of keys and values for each head of queries.
+    flash_api.cpp: mha_bwd: the gradient of q summed in fp32, and a row sum, both over tokens rounded up to 128; and
+    with fewer heads of keys than of queries, gradients of keys and values for each head of queries.
     """
     q, k, v = args[1], args[2], args[3]  # [N, heads, S, C]
+    if q.element_size() != 2:
+        return 0  # in fp32 CUDA uses another
     batch, heads, tokens, channels = q.shape
     rounded = -(-tokens // 128) * 128
     sums = batch * heads * rounded * (4 * channels + 4)

@@ -1,8 +1,8 @@
 """The memory plan: how much a run will hold on its card, by class and phase, before anything is loaded.
 
 Everything is GiB. Weights, gradients, activations, autocast's copies and the batch are counted by running the longest
-step on fake tensors (trace.py); optimizer state is exact arithmetic; CUDA's context and the allocator's slack are assumed.
-Training uses the same code as `python -m voxtrain.memory`. torch is imported when a plan is made, and not before.
+step on fake tensors (trace.py); optimizer state is exact arithmetic; CUDA's context and the allocator's slack are
+assumed. Training uses the same code as `python -m voxtrain.memory`. torch is imported when a plan is made, and not before.
 """
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ def predict(work: Work, stack: MemoryStack, disk_bytes: int, card_gib: float | N
         host_gib=(state if stack.on_host() else 0.0) + _host_gradients_gib(trace, stack),
         disk_gib=disk_bytes / GIB,
         phases=classes,
-        parts={name: {part: held.get(part, 0.0) for parts in PARTS.values() for part in parts}
-               for name, held in phases.items()},
+        parts={
+            name: {part: held.get(part, 0.0) for parts in PARTS.values() for part in parts}
+            for name, held in phases.items()
+        },
         longest=work.longest,
     )
 
 
-def _phases(
-    trace: Trace, work: Work, stack: MemoryStack, state: float, on_card: bool
-) -> dict[str, dict[str, float]]:
+def _phases(trace: Trace, work: Work, stack: MemoryStack, state: float, on_card: bool) -> dict[str, dict[str, float]]:
     """What each phase holds, GiB by label of the trace, before overheads."""
     loaded, forward, backward, after = (
         {name: count / GIB for name, count in held.items()}

@@ -54,8 +54,8 @@ class MemoryStack(BaseModel, frozen=True, extra="forbid"):
         wrong = list(_pairs_that_cannot_work(self.weights, self.rounding, self.state))
         if self.gradients == "host" and not self.on_host():
             wrong.append(
-                f"memory.gradients=host with memory.state={self.state}: the update would need them back on the card; say "
-                "memory.state=host_8bit with memory.rounding=nearest, or memory.gradients=card"
+                f"memory.gradients=host with memory.state={self.state}: the update would need them back on the card; "
+                "say memory.state=host_8bit with memory.rounding=nearest, or memory.gradients=card"
             )
         if wrong:
             raise ValueError("; and ".join(wrong))

@@ -1,9 +1,9 @@
 """What a training step holds, by the step itself: forward and backward of the real loss on a model of fake tensors.
 
 Nothing is estimated here. What torch allocates is counted operator by operator (live.py) while model/loss.py runs on
-model/outline.py, with activation checkpointing, autocast and gradients as the memory stack has them. The full-size model
-takes about seven seconds and no weights. Fake tensors lie on the CPU, since backward through fake CUDA tensors needs a
-CUDA driver; attention, where the two differ, keeps the same tensors on both, and CUDA's workspace is added.
+model/outline.py, with activation checkpointing, autocast and gradients as the memory stack has them. The full-size
+model takes about six seconds and no weights. Fake tensors lie on the CPU, since backward through fake CUDA tensors needs
+a CUDA driver; attention, where the two differ, keeps the same tensors on both, and CUDA's workspace is added.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def trace_step(
     *,
     cuda: bool,
 ) -> Trace:
-    """Trace one micro-batch of `longest` under `stack`: the last one of its step. The same is traced once in a process."""
+    """Trace one micro-batch of `longest` under `stack`, the last one of its step; the same once in a process."""
     return _trace(
         Traced(
             architecture=json.dumps(architecture, sort_keys=True),
@@ -115,7 +115,7 @@ def _run(wanted: Traced, model: VoxCPM2Model, fake: FakeTensorMode) -> Trace:
     batch = batch_of(json.loads(wanted.architecture), wanted.lengths, fake)
     live.count((batch.audio_feats, batch.draws.t, batch.draws.noise), BATCH)
     live.start_phase()
-    with live:
+    with fake, live:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if wanted.autocast else nullcontext():
             losses = position_losses(model, batch, activation_checkpointing=wanted.recompute)
         loss = (losses.diff + losses.stop).sum()
@@ -127,9 +127,7 @@ def _run(wanted: Traced, model: VoxCPM2Model, fake: FakeTensorMode) -> Trace:
         del loss
     if wanted.gradients_leave:
         backward[GRADIENTS] = backward.get(GRADIENTS, 0) + IN_FLIGHT_BYTES
-    return Trace(
-        loaded, forward, kept, backward, dict(live.now), tuple(parameter.numel() for parameter in learning)
-    )
+    return Trace(loaded, forward, kept, backward, dict(live.now), tuple(parameter.numel() for parameter in learning))
 
 
 def _follow(live: LiveBytes, model: VoxCPM2Model, *, leave: bool) -> None:

@@ -198,36 +198,6 @@ def load_speaker(folder: Path, adapter: Path | None, device: torch.device) -> Vo
     return model
 
 
-def generate(
-    model: VoxCPM2Model, text: str, seed: int, max_len: int, inference_timesteps: int, cfg_value: float
-) -> np.ndarray:
-    """Speech for `text`, [samples] float32 at `sample_rate_hz(model)`; at most `max_len` audio positions.
-
-    voxcpm 2.0.3 takes no seed, so torch's generators are seeded here and put back afterwards. Raises InputError when
-    the text leaves no room for speech.
-    """
-    cuda = [torch.cuda.current_device()] if str(model.device).startswith("cuda") else []
-    longest, tokens = model.config.max_length, len(model.text_tokenizer(text))
-    room = longest - tokens - 1  # the KV caches hold max_length positions
-    if room < 1:
-        remedy = f"say less than {longest} tokens at once"
-        raise InputError(Fault(f"the text '{text[:40]}...'", f"its {tokens} tokens leave no room for speech", remedy))
-    with torch.random.fork_rng(devices=cuda), quiet():
-        torch.manual_seed(seed)
-        wave = model.generate(
-            target_text=text,
-            max_len=min(max_len, room),
-            inference_timesteps=inference_timesteps,
-            cfg_value=cfg_value,
-        )
-    return np.asarray(wave.squeeze(0).to(torch.float32).numpy())
-
-
-def sample_rate_hz(model: VoxCPM2Model) -> int:
-    """The rate of what `generate` returns."""
-    return int(model.sample_rate)
-
-
 def vae_key(folder: Path) -> str:
     """What latents depend on besides the audio: AudioVAE weights and configuration, patch size, machine, threads."""
     architecture, path = check_folder(folder), first_of(folder, VAE_WEIGHTS)

@@ -6,17 +6,30 @@ would train from random weights. Here every name must be known and every known n
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from voxtrain.fault import Fault, InputError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "BOOL": torch.bool,
+}
+"""By their names in safetensors' header."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -44,9 +57,9 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
         except (SafetensorError, OSError) as error:
             raise InputError(_broken(path, error)) from None
         with file:
-            names = list(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            yield WeightFile(path, shapes, file.get_tensor)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        with path.open("rb") as content:
+            yield WeightFile(path, shapes, _reader(content))
         return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -54,6 +67,27 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
         raise InputError(_broken(path, error)) from None
     tensors: dict[str, Tensor] = content.get("state_dict", content)
     yield WeightFile(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
+
+
+def _reader(content: BinaryIO) -> Callable[[str], Tensor]:
+    """Read tensors from a safetensors file that was found sound, each into memory of its own.
+
+    `safe_open` maps the file: what was read stays in the process's memory until the file is closed, so that a model on
+    the CPU would stand there twice while it is filled.
+    """
+    (length,) = struct.unpack("<Q", content.read(8))
+    entries = json.loads(content.read(length))
+
+    def read(name: str) -> Tensor:
+        entry = entries[name]
+        begin, end = entry["data_offsets"]
+        tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
+        content.seek(8 + length + begin)
+        if end > begin and content.readinto(tensor.flatten().view(torch.uint8).numpy()) != end - begin:
+            raise InputError(_broken(Path(content.name), EOFError(f"it ends inside {name}")))
+        return tensor
+
+    return read
 
 
 def _broken(path: Path, error: Exception) -> Fault:

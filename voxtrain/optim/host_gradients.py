@@ -5,8 +5,8 @@ card never holds more than a few of them. What arrives is added to the parameter
 accumulate there, and the global norm, the clipping and the update see the sums alone. Nothing of the rule changes; in
 fp32 the sums are bit-equal to those that autograd would have made on the card.
 
-On a GPU the way is: a second stream copies pieces into pinned host memory while backward computes on; a thread adds each
-piece to its sum as soon as it is there. A hook waits where all pinned pieces are under way: so no more than
+On a GPU the way is: a second stream copies pieces into pinned host memory while backward computes on; a thread adds
+each piece to its sum as soon as it is there. A hook waits where all pinned pieces are under way: so no more than
 IN_FLIGHT_BYTES of gradients ever wait on the card, however far ahead of it the CPU is.
 """
 
@@ -102,7 +102,7 @@ class _Journey:
         self._thread.start()
 
     def send(self, gradient: Tensor, target: Tensor, first: bool) -> None:
-        """Start the copy of a flat gradient, and let `target` take or add it when it has come. Waits for a free piece."""
+        """Start the copy of a flat gradient; `target` takes or adds it when it has come. Waits for a free piece."""
         self._stream.wait_stream(torch.cuda.current_stream(gradient.device))
         values = PIECE_BYTES // gradient.element_size()
         for part, goal in zip(gradient.split(values), target.split(values), strict=True):

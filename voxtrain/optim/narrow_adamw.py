@@ -24,8 +24,8 @@ from torch.optim.adamw import adamw
 
 from voxtrain.data.keyed import philox
 from voxtrain.optim import eight_bits
-from voxtrain.optim.host_gradients import HostGradients
 from voxtrain.optim.halves import join, round_at_random, split
+from voxtrain.optim.host_gradients import HostGradients
 
 PIECE = 2**22
 """Values worked on at a time: at most 80 MiB of workspace, and few enough launches. A multiple of eight_bits.BLOCK."""
@@ -110,9 +110,7 @@ class NarrowAdamW(torch.optim.Optimizer):
         """Where the state lives, and the update is made."""
         return torch.device("cpu") if self.keeping == "master" else parameter.device
 
-    def _update(
-        self, parameter: torch.nn.Parameter, gradient: Tensor, number: int, group: dict[str, Any]
-    ) -> None:
+    def _update(self, parameter: torch.nn.Parameter, gradient: Tensor, number: int, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state.update(self._begin(parameter))

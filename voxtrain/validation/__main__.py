@@ -1,9 +1,10 @@
 """Judge what is not judged yet, and select again.
 
-    python -m voxtrain.validation RUN [--select-only] [overrides]
+    python -m voxtrain.validation RUN [--select-only] [--votes FILE] [overrides]
 
---select-only judges nothing. --brief leaves the words about the selection to a later call, as the process after
-training does: it judges, lets the checkpoints speak, and then selects again.
+--select-only judges nothing, nor does --votes: it takes the votes of a blind comparison, as the listening page hands
+them out, into the selection; a file that is handed in again counts once. --brief leaves the words about the selection
+to a later call, as the process after training does: it judges, lets the checkpoints speak, and then selects again.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from voxtrain.validation.parts import by_flow_time, by_length, stop_gauge
 from voxtrain.validation.select import select
 from voxtrain.validation.settings import ValidationSettings
 from voxtrain.validation.table import read_rows
+from voxtrain.validation.votes import take_votes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from voxtrain.settings import Settings
 
-ONLY_SELECT, BRIEF = "--select-only", "--brief"
+ONLY_SELECT, BRIEF, VOTES = "--select-only", "--brief", "--votes"
 JUDGING = ("draws", "max_positions", "dtype", "device")
 SELECTS = (
     *(f"validation.{setting}" for setting in ValidationSettings.model_fields if setting not in ("when", *JUDGING)),
@@ -42,12 +44,15 @@ JUDGES = (*(f"validation.{setting}" for setting in JUDGING), *SELECTS, "data.cac
 
 def main(arguments: list[str]) -> int:
     """Judge and select; FAILED when a checkpoint could not be judged."""
+    files, arguments = votes_among(arguments)
     folder, flags, overrides = parse(arguments)
-    select_only = ONLY_SELECT in flags
+    select_only = ONLY_SELECT in flags or bool(files)
     settings = run_settings(folder, overrides, SELECTS if select_only else JUDGES)
     run = RunFolder(folder.resolve())
     if not run.checkpoint_steps() and not run.evaluated_rows.is_file():
         raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
+    for sitting in [take_votes(run, file) for file in files]:
+        print(f"{len(sitting.votes)} blind votes between steps {' and '.join(map(str, sitting.steps))} are taken in.")
     with held(run.evaluation_lock, "judging"):
         judging = Judging(read_rows(run)) if select_only else judge(run, settings.validation, sources(settings))
         if judging.table is None:
@@ -86,12 +91,27 @@ def tell_logger(settings: Settings, run: RunFolder) -> None:
         print(f"The losses were not sent: {error}", file=sys.stderr)
 
 
+def votes_among(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """The files after --votes, and the arguments without them. Raises InputError for a --votes without a file."""
+    files, rest, given = [], [], iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name != VOTES:
+            rest.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        if not value or value.startswith("-"):
+            raise InputError(Fault(VOTES, "no file is named", f"{VOTES} FILE, as the listening page gave it"))
+        files.append(Path(value))
+    return files, rest
+
+
 def parse(arguments: list[str]) -> tuple[Path, set[str], list[str]]:
     """The run folder, the flags and the overrides. Raises InputError for anything else."""
     flags = [argument for argument in arguments if argument.startswith("-")]
     paths, overrides = split_arguments([argument for argument in arguments if not argument.startswith("-")])
     faults = [
-        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT} and {BRIEF}")
+        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT}, {VOTES} FILE and {BRIEF}")
         for flag in flags
         if flag not in (ONLY_SELECT, BRIEF)
     ]

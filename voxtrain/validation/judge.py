@@ -108,6 +108,7 @@ def _packed_rows(rows: list[Row], folder: Path, sources: Sources) -> list[Packed
     """Latents come from the cache of the training run; what is missing there is encoded now, by `folder`'s AudioVAE."""
     from voxtrain.data.latents import LatentCache
     from voxtrain.data.packing import packed_rows
+    from voxtrain.memory.host import give_back_freed_memory
     from voxtrain.model import upstream
 
     def encode(wave: np.ndarray) -> torch.Tensor:  # the AudioVAE is loaded when the first clip is missing
@@ -116,6 +117,7 @@ def _packed_rows(rows: list[Row], folder: Path, sources: Sources) -> list[Packed
     cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), encode, sources.keep_tail_s)
     cache.ensure(rows, progress=True)
     upstream.release_encoder()
+    give_back_freed_memory()  # of encoding, which takes more than judging does
     return packed_rows(rows, upstream.load_tokenizer(folder), cache.latents)
 
 

@@ -8,19 +8,22 @@ a draw: the rest of the model runs once for all draws of a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from voxtrain.batch import Draws
 from voxtrain.data.draws import validation_draws
 from voxtrain.data.packing import PackedRow, collate, cut_step
 from voxtrain.manifest.progress import told
-from voxtrain.model.loss import flow_losses, given_positions
+from voxtrain.model.loss import GivenPositions, flow_losses, given_positions
 from voxtrain.model.upstream import VoxCPM2Model
 
+PATCHES_TOGETHER = 256
+"""Loss positions that go through LocDiT at a time: each is 11 tokens there, and most of a judge's memory."""
 T_BINS = 5
 """Equal parts of flow time from 0 (data) to 1 (noise)."""
 
@@ -61,13 +64,14 @@ def _losses_together(
     chosen = [rows[row] for row in part]
     ends = np.cumsum([row.loss_positions for row in chosen])[:-1]
     found: list[DrawLoss] = []
+    kernels = "cpu" if device.type == "cpu" else "plain"
     given = None
     for draw in range(draws):
         batch = collate(chosen, [_draws_of(row, draw, draws) for row in chosen], [draw] * len(chosen))
         if given is None:
-            given = given_positions(model, batch.to(device), activation_checkpointing=False)
+            given = given_positions(model, batch.to(device), activation_checkpointing=False, kernels=kernels)
             stop = np.split(given.stop.double().cpu().numpy(), ends)
-        losses = flow_losses(model, given, batch.draws.to(device), activation_checkpointing=False)
+        losses = _flow_losses(model, given, batch.draws.to(device), kernels)
         diff = np.split(losses.double().cpu().numpy(), ends)
         t = np.split(batch.draws.t.numpy(), ends)
         found += [
@@ -75,6 +79,19 @@ def _losses_together(
             for row, d, s, at in zip(part, diff, stop, t, strict=True)
         ]
     return found
+
+
+def _flow_losses(model: VoxCPM2Model, given: GivenPositions, draws: Draws, kernels: str) -> Tensor:
+    """[L] float32, some positions at a time: no position hears another one there."""
+    parts = []
+    for start in range(0, len(given.row), PATCHES_TOGETHER):
+        some = slice(start, start + PATCHES_TOGETHER)
+        here, drawn = (
+            replace(each, **{part.name: getattr(each, part.name)[some] for part in fields(each)})
+            for each in (given, draws)
+        )
+        parts.append(flow_losses(model, here, drawn, activation_checkpointing=False, kernels=kernels))
+    return torch.cat(parts)
 
 
 def _draws_of(row: PackedRow, draw: int, draws: int) -> Draws:

@@ -15,7 +15,9 @@ BY_HEART = 10
 
 def in_words(choice: dict[str, Any]) -> str:
     """One paragraph."""
-    return " ".join([_why(choice), *_passed_over(choice), *_runner_up(choice), *_ends(choice), *_weight(choice)])
+    return " ".join(
+        [_why(choice), *_passed_over(choice), *_runner_up(choice), *_ends(choice), *_weight(choice), *_votes(choice)]
+    )
 
 
 def _why(choice: dict[str, Any]) -> str:
@@ -86,6 +88,24 @@ def _weight(choice: dict[str, Any]) -> list[str]:
             span = f"from {found['from']:.3f} {end}"
             return [f"Step {best} is lowest for weights of the stop loss {span}; this run's is {weight:g}."]
     return []
+
+
+def _votes(choice: dict[str, Any]) -> list[str]:
+    """What blind votes say of the selected checkpoint, for or against."""
+    told = []
+    for found in choice["blind_votes"]:
+        votes = {int(step): count for step, count in found["preferred"].items()}
+        if choice["selected_step"] not in votes:
+            continue
+        (other,) = set(votes) - {choice["selected_step"]}
+        mine, decided = votes[choice["selected_step"]], sum(votes.values())
+        later = choice["selected_step"] == max(votes)
+        low, high = (found["low"], found["high"]) if later else (1 - found["high"], 1 - found["low"])
+        told.append(
+            f"In blind votes between step {choice['selected_step']} and step {other} it was preferred {mine} of "
+            f"{decided} times ({choice['level']:.0%} interval of the share {low:.2f} to {high:.2f})."
+        )
+    return told
 
 
 def would_change(choice: dict[str, Any]) -> list[str]:

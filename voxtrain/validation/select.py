@@ -89,10 +89,11 @@ def select(
         "draws": evidence.draws,
         "steps": list(evidence.steps),  # among which it was chosen: pruning deletes no other
         "not_judged": [{"step": step, "reason": reason} for step, reason in sorted(not_judged.items())],
+        "blind_votes": [compared.to_record() for compared in hearing.comparisons],
         **detail,
     }
     choice["would_change"] = reasons.would_change(choice)
-    choice["warnings"] = reasons.warnings(evidence, choice) + hearing.worse_than_base(selected)
+    choice["warnings"] = reasons.warnings(evidence, choice) + hearing.worse_than_base(selected) + hearing.lapsed
     choice["reason"] = reasons.in_words(choice)
     write_json(run.selection, choice)
     return choice
@@ -106,7 +107,12 @@ def candidates(evidence: Evidence, rule: Rule, hearing: Hearing, guards: Guards)
     ties = tie_set(evidence)
     earliest = rule == "earliest_in_tie_set" and evidence.standing is not None
     order = ties if earliest else [step for step in ranking if step in ties]
-    return Candidates(ranking, ties, order, {step: hearing.objections(step, guards) for step in ties})
+    return Candidates(ranking, ties, order, {step: _objections(step, ties, hearing, guards) for step in ties})
+
+
+def _objections(step: int, ties: Sequence[int], hearing: Hearing, guards: Guards) -> list[str]:
+    """What listening says against a step. Votes for one that could not be shipped say nothing, but for the base."""
+    return hearing.objections(step, guards) + hearing.outvoted(step, (0, *ties), guards.preferred)
 
 
 def ranked(evidence: Evidence) -> list[int]:

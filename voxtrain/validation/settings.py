@@ -20,6 +20,7 @@ class Guards(BaseModel, frozen=True, extra="forbid"):
     runaway: Share  # did not stop by themselves
     word_error_rate: Margin  # where it was measured; the interval over texts has to lie beyond it
     speaker_similarity: Margin  # likewise
+    preferred: Share  # of blind votes, for another checkpoint that could be shipped; the interval has to lie beyond it
 
 
 class ValidationSettings(BaseModel, frozen=True, extra="forbid"):
