@@ -38,6 +38,7 @@ STACKS: dict[str, tuple[str, dict[str, str]]] = {
     "kahan_8bit": ("16gb", {"rounding": "kahan"}),
     "host": ("16gb", {"rounding": "nearest", "state": "host"}),
     "host_8bit": ("16gb", {"rounding": "nearest", "state": "host_8bit"}),
+    "12gb": ("12gb", {}),
 }
 """Names of the stacks that are compared: an option of conf/memory, and what is changed of it."""
 WORDS = 16

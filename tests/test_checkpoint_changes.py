@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from voxtrain.checkpoint.changes import can_change
 from voxtrain.checkpoint.facts import read_facts
 from voxtrain.durable import read_log_rows, write_json
 from voxtrain.fault import InputError
-from voxtrain.preflight import Start, resume_start, world_faults
+from voxtrain.preflight import Start, resume_start, steps_for_nothing, world_faults
 from voxtrain.run_folder import RunFolder
 from voxtrain.settings import compose
 
@@ -62,13 +63,16 @@ def test_a_new_schedule_is_that_of_a_run_begun_with_all_steps(run: RunFolder) ->
     assert going_on(run).settings.plain == start.settings.plain, "the next sitting goes on as this one did"
 
 
-def test_steps_beyond_a_schedule_that_ends_at_zero_are_refused(run: RunFolder) -> None:
-    changed = ("train.schedule_on_resume=new", "schedule.final_share=0.0")
-    assert world_faults(going_on(run, *changed)) == []
-    [fault] = world_faults(resume_start(run.root, ["train.max_steps=150", "train.schedule_on_resume=keep"]))
+def test_steps_beyond_a_schedule_that_ends_at_zero_are_told(run: RunFolder) -> None:
+    """A new run with a schedule that is too short is refused; one that goes on may, and is told."""
+    going_on(run, "train.schedule_on_resume=new", "schedule.final_share=0.0")
+    longer = resume_start(run.root, ["train.max_steps=150", "train.schedule_on_resume=keep"])
+    [fault] = steps_for_nothing(longer.settings)
     assert "steps 101 to 150 would learn nothing" in fault.what
     assert "train.schedule_on_resume=new" in fault.remedy
-    assert world_faults(resume_start(run.root, ["train.max_steps=150"])) == [], "new, as the last sitting said"
+    assert world_faults(longer) == []
+    assert fault in world_faults(replace(longer, resumes=False))
+    assert steps_for_nothing(resume_start(run.root, ["train.max_steps=150"]).settings) == [], "new, as said before"
 
 
 @pytest.mark.parametrize(

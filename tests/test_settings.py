@@ -20,6 +20,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_folde
 STACKS = [
     ("24gb", "one_gpu"),
     ("16gb", "one_gpu"),
+    ("12gb", "one_gpu"),
     ("80gb", "one_gpu"),
     ("cpu", "cpu"),
     ("cpu", "cpu_one_thread"),

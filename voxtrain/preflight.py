@@ -115,10 +115,18 @@ def _folder_faults(root: Path) -> list[Fault]:
     return [Fault(f"hydra.run.dir = {root}", "this run folder exists and is not empty", remedy)]
 
 
+def steps_for_nothing(settings: Settings) -> list[Fault]:
+    """What is wrong with a schedule that ends at learning rate 0 before the run does: refused in a new run.
+
+    A run that goes on may have more steps than its schedule, which it keeps: then it is told.
+    """
+    return idle_steps(settings.schedule, settings.train.steps_of_schedule(), settings.train.total_steps())
+
+
 def world_faults(start: Start, *, in_sweep: bool = False) -> list[Fault]:
     """Faults of files, folders, devices and disk that can be found without starting anything."""
     settings = start.settings
-    faults = idle_steps(settings.schedule, settings.train.steps_of_schedule(), settings.train.total_steps())
+    faults = [] if start.resumes else steps_for_nothing(settings)
     if not start.resumes:
         if not in_sweep:
             faults += _folder_faults(start.run.root)

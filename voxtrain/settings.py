@@ -285,13 +285,8 @@ def _contradictions(settings: Settings) -> list[Fault]:
             )
         )
     if settings.trainer.devices > 1 and settings.memory.gradients == "host":
-        faults.append(
-            Fault(
-                f"trainer.devices = {settings.trainer.devices} with memory.gradients = host",
-                "the ranks add up their gradients on the cards, where they do not stay",
-                "set memory.gradients=card, or trainer.devices=1",
-            )
-        )
+        where, what = "trainer.devices > 1 with memory.gradients = host", "ranks add up gradients on the cards"
+        faults.append(Fault(where, what, "set trainer.devices=1, or memory.gradients=card (memory=16gb)"))
     processes, rows = settings.trainer.devices, settings.train.rows_per_step()
     if processes > rows:
         what = f"a step has {rows} rows (train.batch_size x train.grad_accum): some processes would never have one"

@@ -24,7 +24,7 @@ from voxtrain.door import tell
 from voxtrain.durable import read_json, read_log_rows, remove_if_empty, write_json, write_whole
 from voxtrain.fault import DONE, FAILED, STOPPED, WRONG_INPUT, InputError, RunFailed, Stopped
 from voxtrain.fit import first_step_of, fit
-from voxtrain.preflight import Start
+from voxtrain.preflight import Start, steps_for_nothing
 from voxtrain.run_folder import RunFolder
 from voxtrain.run_record import RunRecord
 from voxtrain.settings import from_config
@@ -176,6 +176,8 @@ def prepared(start: Start) -> tuple[SpeechDataModule, RunMemory]:
 
 
 def _begin(start: Start, record: RunRecord) -> None:
+    for fault in steps_for_nothing(start.settings):
+        print(f"Warning: {fault.where}: {fault.what}.\n  -> {fault.remedy}", file=sys.stderr)
     record.write(
         total_steps=start.settings.train.total_steps(),
         resumed_from_step=first_step_of(start) if start.resumes else None,

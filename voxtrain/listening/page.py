@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from voxtrain.durable import read_json, read_log_rows, write_whole
 from voxtrain.listening.ceiling import AS_IT_IS, ROUND_TRIP, Recording
@@ -172,6 +171,6 @@ def _blind(found: Listened, columns: Sequence[Column], selection: Mapping[str, A
     }
 
 
-def _embedded(value: dict[str, Any]) -> Markup:
+def _embedded(value: dict[str, Any]) -> str:
     """JSON inside a script element: `<` never ends it."""
-    return Markup(json.dumps(value, ensure_ascii=True).replace("<", "\\u003c"))
+    return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c")

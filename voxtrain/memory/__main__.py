@@ -122,11 +122,10 @@ def _record(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> dict[s
 
 
 def _tell(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="GiB in each phase (predicted)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="GiB in each phase (predicted)", title_justify="left", box=None, padding=(0, 0, 0, 2), pad_edge=False)
     table.add_column("phase", no_wrap=True)
     for name in CLASSES:
         table.add_column(SHORT.get(name, name), justify="right")
