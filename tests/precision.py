@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from model_batches import DIM, PATCH, MicroBatch, OneRow, micro_batch
-from torch import nn
 
 from voxtrain.batch import AUDIO_END, AUDIO_START, Draws
 from voxtrain.memory.stack import MemoryStack
@@ -23,7 +23,8 @@ from voxtrain.model.module import VoxModule
 from voxtrain.model.tuning import FullTuning, LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, load_model
 from voxtrain.optim.adamw import AdamW
-from voxtrain.optim.norm import gradient_norm
+from voxtrain.optim.narrow_adamw import NarrowAdamW
+from voxtrain.optim.norm import clip, gradient_norm
 from voxtrain.optim.schedule import WarmupCosine
 
 CPU = torch.device("cpu")
@@ -131,9 +132,9 @@ def learn(
         with torch.autocast("cpu", torch.bfloat16, enabled=held.autocast, cache_enabled=False):
             losses = position_losses(model, batch, activation_checkpointing=False)
         (losses.diff + losses.stop).mean().backward()
-        learning = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        norm = gradient_norm([parameter.grad for parameter in learning])
-        nn.utils.clip_grads_with_norm_(learning, 1.0, norm)
+        of = optimizer.gradient_of if isinstance(optimizer, NarrowAdamW) else attrgetter("grad")
+        gradients = [gradient for gradient in map(of, model.parameters()) if gradient is not None]
+        clip(gradients, 1.0, gradient_norm(gradients))
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (done + 1) / 10) * 0.5 * (1 + math.cos(math.pi * done / len(steps)))
         optimizer.step()

@@ -61,7 +61,7 @@ def test_states_have_a_rhythm_of_their_own() -> None:
     "wrong",
     [
         *({"every": 0}, {"state_every": -1}, {"weights": "fp16"}, {"evry": 3}),
-        *({"early": [0]}, {"buffer_gib": -1.0}, {"low_disk": "delete"}),
+        *({"early": [0]}, {"buffer_gib": -1.0}, {"low_disk": "delete"}, {"requeue": "always"}),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

@@ -69,17 +69,14 @@ class TestArithmetic:
         assert round(plan.classes["gradients"], 2) == 0.07
         assert round(plan.classes["optimizer_on_card"], 2) == 0.13
         assert round(plan.classes["weights"], 2) == round(8.53 + 0.07, 2)
-        assert round(plan.classes["autocast_copies"], 1) in (
-            3.9,
-            4.0,
-        )  # without checkpointing every layer keeps its copy
+        assert 3.4 < plan.classes["autocast_copies"] < 4.0  # without checkpointing every layer keeps its copy
 
     def test_lora_on_a_bf16_base(self) -> None:
         plan = plan_of(stack("24gb"), lora=True)
         held = [plan.classes[name] for name in ("weights", "gradients")]
         assert held == pytest.approx([4.265 + 0.067, 0.067], abs=1e-3)
         assert plan.optimizer_off_card == pytest.approx(0.0342, abs=1e-4)
-        assert plan.classes["autocast_copies"] == 0.0
+        assert plan.classes["autocast_copies"] < 0.01  # of the adapters alone
         on_fp32 = plan_of(stack("24gb", frozen="fp32"), lora=True)
         assert 4.2 < on_fp32.peak_gib - plan.peak_gib < 5.5  # a copy of the weights, and copies of what is computed
 

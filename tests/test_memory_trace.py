@@ -181,6 +181,7 @@ def test_what_forward_keeps_is_what_autograd_saves() -> None:
     assert losses.diff.requires_grad
 
 
+@pytest.mark.slow
 def test_every_transformer_has_its_share() -> None:
     trace = trace_step(architecture("tiny"), None, TWO_ROWS, stack("cpu"), cuda=False)
     for name in ("base_lm", "residual_lm", "feat_encoder", "feat_decoder", "outside"):

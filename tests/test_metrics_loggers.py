@@ -89,6 +89,22 @@ def test_each_row_is_sent_once_under_train_step(tmp_path: Path, wandb: FakeWandb
     assert (page.exit_code, page.given["config"], page.given["dir"]) == (0, {"seed": 1}, tmp_path)
 
 
+def test_what_saves_took_is_sent_to_the_last_of_them(tmp_path: Path, wandb: FakeWandb) -> None:
+    run = RunFolder(tmp_path)
+    log = begin(OFFLINE, run)
+    metrics(run, 1)
+    saves = [{"step": n, "saved": f"checkpoint {n}", "gib": 4.5, "stalled_seconds": 0.25} for n in (0, 1)]
+    write_table(run.saves, saves[:1])
+    log.on_train_batch_end(None, None, None, None, 0)
+    write_table(run.saves, saves)
+    log.teardown(None, None, "fit")
+    (page,) = wandb.pages
+    told = [{"save/step": n, "save/gib": 4.5, "save/stalled_seconds": 0.25} for n in (0, 1)]
+    assert [row for row in page.logged if "save/step" in row] == told
+    assert len(page.logged) == 3
+    assert page.axes["save/*"] == "save/step"
+
+
 def test_a_torn_row_waits_until_it_is_whole(tmp_path: Path, wandb: FakeWandb) -> None:
     run = RunFolder(tmp_path)
     metrics(run, 2)

@@ -129,6 +129,13 @@ def test_every_section_copes_with_its_file_missing_or_torn(run: RunFolder, name:
         assert re.search(f"{absent}[^.]* not there yet", read(run).text)
 
 
+def test_what_saving_took_of_training_is_told(run: RunFolder) -> None:
+    told = "7 saves (0.21 GiB), 0.6 s each; training stood still for 0.05 s of it, 0.88 s in all."
+    assert told in Outline(write_report(run).read_text()).text
+    run.saves.write_text("")
+    assert "stood still" not in Outline(write_report(run).read_text()).text
+
+
 def test_an_empty_folder_has_a_report(tmp_path: Path) -> None:
     page = read(RunFolder(tmp_path / "run"))
     assert page.text.count("not there yet") >= 8

@@ -27,6 +27,7 @@ TOP = {
     "run_plan",
     "assembly",
     "preflight",
+    "restart",
     "sweep_jobs",
     "fit",
     "train",

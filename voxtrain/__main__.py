@@ -50,11 +50,26 @@ def _is_sweep(arguments: Sequence[str]) -> bool:
 
 def single(arguments: Sequence[str]) -> int:
     """Check and start one run; returns its exit code, or that of its post-hoc process where that is worse."""
-    from voxtrain.preflight import is_finished
-    from voxtrain.validation.launch import outcome_code
+    from voxtrain.checkpoint.stop import interrupted_by_signals
+    from voxtrain.restart import requeue_if_warned, restarted
 
     overrides = _overrides(arguments)
-    start, faults = _checked_start(overrides)
+    start = restarted(overrides) or _planned(overrides)
+    try:
+        with interrupted_by_signals():
+            code = _checked_run(start)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
+        code = FAILED
+    requeue_if_warned(start, code)
+    return code
+
+
+def _checked_run(start: Start) -> int:
+    from voxtrain.preflight import is_finished, world_faults
+    from voxtrain.validation.launch import outcome_code
+
+    faults = world_faults(start)
     if faults:
         raise InputError(*faults)
     if start.resumes and is_finished(start):
@@ -92,6 +107,7 @@ def _for_hydra(start: Start) -> list[str]:
 
 def sweep(arguments: Sequence[str]) -> int:
     """Check every job of a multirun before the first starts; returns the worst exit code of all."""
+    from voxtrain.preflight import world_faults
     from voxtrain.sweep_jobs import sweep_folder, swept_jobs
 
     flags = [a for a in arguments if a.startswith("-")]
@@ -105,7 +121,8 @@ def sweep(arguments: Sequence[str]) -> int:
     jobs = swept_jobs(overrides)
     for job_overrides in jobs:
         try:
-            start, found = _checked_start(job_overrides, in_sweep=True)
+            start = _planned(job_overrides)
+            found = world_faults(start, in_sweep=True)
         except InputError as error:
             found = list(error.faults)
         faults |= dict.fromkeys(found)
@@ -134,15 +151,14 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def _checked_start(overrides: Sequence[str], *, in_sweep: bool = False) -> tuple[Start, list[Fault]]:
-    from voxtrain.preflight import file_faults, plan_start, world_faults
+def _planned(overrides: Sequence[str]) -> Start:
+    from voxtrain.preflight import file_faults, plan_start
 
     try:
-        start = plan_start(overrides)
+        return plan_start(overrides)
     except InputError as error:
         # Faults of the values come with those of the files that stand beside them: one telling, not two.
         raise InputError(*error.faults, *file_faults(overrides)) from None
-    return start, world_faults(start, in_sweep=in_sweep)
 
 
 def _prepare_process(settings: Settings) -> None:

@@ -84,9 +84,14 @@ def is_finished(start: Start) -> bool:
     return record.get("status") == "finished" and record.get("steps") == start.settings.train.total_steps()
 
 
-def _latest(overrides: Sequence[str]) -> Path:
+def run_parent(overrides: Sequence[str]) -> Path:
+    """The folder in which the run folders of a command line lie side by side."""
     cfg, _ = compose_config([o for o in overrides if not o.startswith("resume=")], with_hydra=True)
-    parent = Path(str(cfg.hydra.run.dir)).parent
+    return Path(str(cfg.hydra.run.dir)).parent
+
+
+def _latest(overrides: Sequence[str]) -> Path:
+    parent = run_parent(overrides)
     for folder in sorted(parent.glob("*/"), reverse=True):
         run = RunFolder(folder)
         if run.run.is_file() and run.config.is_file() and read_json(run.run).get("status") != "finished":

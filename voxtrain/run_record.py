@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from voxtrain.checkpoint.slurm import this_job
 from voxtrain.durable import read_json, read_log_rows, write_json
 from voxtrain.fault import DONE, FAILED, RunFailed
 from voxtrain.run_folder import RunFolder
@@ -18,6 +19,7 @@ class RunRecord:
     def __init__(self, run: RunFolder, overrides: tuple[str, ...]) -> None:
         self._run = run
         before = read_json(run.run) if run.run.is_file() else {}
+        job = this_job()
         self._values: dict[str, Any] = {
             "status": "running",
             "exit_code": None,
@@ -25,6 +27,7 @@ class RunRecord:
             "total_steps": None,
             "resumed_from_step": None,
             "processes": 1,
+            "slurm_job": None if job is None else job.name,
             "skipped": before.get("skipped", []),
             "overrides": list(overrides),
             "started": before.get("started", _now()),

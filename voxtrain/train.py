@@ -70,6 +70,8 @@ def run_to_end(start: Start, *, in_sweep: bool) -> int:
     before = {path: path.read_bytes() for path in (start.run.config, start.run.run) if start.resumes and path.is_file()}
     try:
         with interrupted_by_signals():
+            if not start.resumes:
+                record.write()  # whose run this is can be told from the beginning
             train(start, record)
         start.run.post_hoc.unlink(missing_ok=True)  # what an earlier sitting's checkpoints were given says nothing now
         record.close("finished", DONE)

@@ -17,6 +17,7 @@ class CheckpointPlan(BaseModel, frozen=True, extra="forbid"):
     background: bool
     buffer_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     low_disk: Literal["stop", "wait"]
+    requeue: Literal["auto", "never"]
 
     def steps(self, total: int) -> list[int]:
         """The numbered checkpoints of `total` steps, ascending: 0 (the base), each multiple of `every`, the last."""

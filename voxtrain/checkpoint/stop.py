@@ -17,6 +17,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The end of a job, Ctrl-C, and Slurm's warning before the end."""
 WITHOUT_INTERRUPT = (signal.SIGTERM, signal.SIGUSR1)
 
+_received: set[int] = set()
+"""Signals belong to the whole process, and so does what is known of them."""
+
+
+def was_received(number: signal.Signals) -> bool:
+    """Whether somebody in this process took that signal since it began."""
+    return number in _received
+
 
 class StopRequest:
     """Remembers that somebody asked the run to stop. `with StopRequest() as stop:` puts the old handlers back."""
@@ -57,6 +65,7 @@ class StopRequest:
         self.reason = self.reason or reason
 
     def _remember(self, number: int, _: FrameType | None) -> None:
+        _received.add(number)
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
@@ -82,4 +91,5 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
+    _received.add(number)
     raise KeyboardInterrupt(f"{signal.Signals(number).name} was received")

@@ -6,7 +6,6 @@ VoxCPM 2 and 8.5 GiB for fp32. The bytes written here are equal to the library's
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from voxtrain.checkpoint.digests import ALGORITHMS, NUMBERED
+from voxtrain.model.weights_index import in_order, index
 
 NAMES = {
     torch.int64: "I64",
@@ -31,10 +31,9 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Names of dtypes in a safetensors header, in the order in which the library puts them: wide first, for alignment."""
+"""Names of dtypes in a safetensors header."""
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 """The other way round."""
-_ORDER = {dtype: place for place, dtype in enumerate(NAMES)}
 PIECE_BYTES = 2**24
 """What of a tensor is on its way to the file at a time."""
 
@@ -70,26 +69,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], algorithm: 
 
     More metadata keys would come in an order that differs from process to process, and with it the file's bytes.
     """
-    names = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype], name))
+    described = {name: (NAMES[tensor.dtype], tensor.shape) for name, tensor in tensors.items()}
     digest = ALGORITHMS[algorithm]()
     with path.open("wb") as file:
-        for piece in chain([_header(tensors, names)], *(_bytes_of(tensors[name]) for name in names)):
+        for piece in chain([index(described)], *(_bytes_of(tensors[name]) for name in in_order(described))):
             file.write(piece)
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _header(tensors: Mapping[str, LazyTensor], names: list[str]) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name in names:
-        tensor = tensors[name]
-        end = start + tensor.nbytes
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _bytes_of(lazy: LazyTensor) -> Iterator[bytes | memoryview]:

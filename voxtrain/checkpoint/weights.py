@@ -80,7 +80,7 @@ def put_weights(model: VoxCPM2Model, folder: Path, lora: LoraTuning | None) -> N
     with open_weights(folder / MODEL) as file, torch.no_grad():
         check_names(file, {name: tuple(tensor.shape) for name, tensor in own.items()})
         for name, tensor in own.items():
-            tensor.copy_(file.read(name))
+            file.fill(name, tensor)
 
 
 def check_adapter(folder: Path, lora: LoraTuning) -> None:

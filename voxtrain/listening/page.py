@@ -114,7 +114,8 @@ def _rows(run: RunFolder, found: Listened, columns: Sequence[Column], longest_s:
             for at, sample in enumerate(samples)
         ]
         notes = [f"take {line.number}" if takes > 1 else "", "reference voice" if line.voice == IN_REFERENCE else ""]
-        rows.append({"text": line.text, "note": ", ".join(filter(None, notes)), "cells": cells})
+        again = row > 0 and found.order[row - 1].text == line.text
+        rows.append({"text": line.text, "again": again, "note": ", ".join(filter(None, notes)), "cells": cells})
     return rows
 
 

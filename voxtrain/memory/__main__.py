@@ -125,7 +125,8 @@ def _tell(plan: MemoryPlan, disk: DiskPlan, found: Sequence[Remedy]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="GiB in each phase (predicted)", title_justify="left", box=None, padding=(0, 0, 0, 2), pad_edge=False)
+    title = "GiB in each phase (predicted)"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 0, 0, 2), pad_edge=False)
     table.add_column("phase", no_wrap=True)
     for name in CLASSES:
         table.add_column(SHORT.get(name, name), justify="right")

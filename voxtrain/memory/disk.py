@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxtrain.fault import Fault
-from voxtrain.memory.plan import learnt_parameters
+from voxtrain.memory.moments import moment_tensors
 from voxtrain.memory.stack import MemoryStack
-from voxtrain.memory.widths import widths
+from voxtrain.model.tensors import learnt_shapes
+from voxtrain.model.weights_index import file_bytes
 
 RESERVE_BYTES = 64 * 2**20
 """What logs, tables and the page are given beside the weights."""
@@ -48,20 +49,24 @@ def disk_plan(
     carried_bytes: int,
     states_standing: int,
 ) -> DiskPlan:
-    """The bytes of a run.
+    """The bytes of a run's tensor files, to the last one; the JSON beside them is part of `RESERVE_BYTES`.
 
     lora: LoraTuning.adapter_config, whose weights are written in fp32; None under full fine-tuning. checkpoints:
     numbered ones that are still to be written. weights: their dtype under full fine-tuning. stack: how a resumable
     state is held, and so written. carried_bytes: what a full checkpoint carries beside its weights and cannot be linked
     (0 where hard links work).
     """
-    learnt = learnt_parameters(architecture, lora)
-    width = 2 if lora is None and weights == "bf16" else 4
-    held = widths(stack, adapters=lora is not None)
+    shapes, adapters = learnt_shapes(architecture, lora), lora is not None
+
+    def in_dtype(dtype: Literal["bf16", "fp32"]) -> int:
+        name = {"bf16": "BF16", "fp32": "F32"}["fp32" if adapters else dtype]
+        return file_bytes({tensor: (name, shape) for tensor, shape in shapes.items()})
+
     return DiskPlan(
         checkpoints=checkpoints,
-        checkpoint_bytes=learnt * width + (carried_bytes if lora is None else 0),
-        state_bytes=int(learnt * (held.learnt + held.state)),
+        checkpoint_bytes=in_dtype(weights) + (0 if adapters else carried_bytes),
+        state_bytes=in_dtype(stack.weights)
+        + file_bytes(moment_tensors(list(shapes.values()), stack, adapters=adapters)),
         states_standing=states_standing,
     )
 

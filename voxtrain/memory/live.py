@@ -31,7 +31,7 @@ _COUNTING = {_ATEN.arange.default, _ATEN.arange.start, _ATEN.arange.start_step}
 _INDEXING = {_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN.index_put.default, _ATEN._index_put_impl_.default}
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`label` is what new storages are counted under; `now` and `peak` are bytes by label."""
 
     def __init__(self, fake: FakeTensorMode | None = None, *, cuda_attention: bool = False) -> None:
@@ -39,7 +39,7 @@ class LiveBytes(TorchDispatchMode):
 
         cuda_attention: count what CUDA's takes for a moment.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._fake, self._cuda_attention = fake, cuda_attention
         self._held: dict[int, list[Any]] = {}  # by storage: [weak reference, bytes, label]
         self.label = "other"

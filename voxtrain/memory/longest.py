@@ -98,7 +98,7 @@ def row_length(architecture: Mapping[str, Any], seconds: float, tokens: int, ref
 
 def _patches(architecture: Mapping[str, Any], seconds: float) -> int:
     rate_hz = architecture["audio_vae_config"]["sample_rate"]
-    return max(1, math.ceil(seconds * rate_hz / samples_per_position(architecture)))
+    return int(max(1, math.ceil(seconds * rate_hz / samples_per_position(architecture))))
 
 
 def longest_rows(

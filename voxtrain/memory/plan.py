@@ -2,7 +2,7 @@
 
 Everything is GiB. Weights, gradients, activations, autocast's copies and the batch are counted by running the longest
 step on fake tensors (trace.py); optimizer state is exact arithmetic; CUDA's context and the allocator's slack are
-assumed. Training uses the same code as `python -m voxtrain.memory`. torch is imported when a plan is made, and not before.
+assumed. Training uses the same code as `python -m voxtrain.memory`. torch is imported when a plan is made.
 """
 
 from __future__ import annotations

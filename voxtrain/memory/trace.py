@@ -2,8 +2,8 @@
 
 Nothing is estimated here. What torch allocates is counted operator by operator (live.py) while model/loss.py runs on
 model/outline.py, with activation checkpointing, autocast and gradients as the memory stack has them. The full-size
-model takes about six seconds and no weights. Fake tensors lie on the CPU, since backward through fake CUDA tensors needs
-a CUDA driver; attention, where the two differ, keeps the same tensors on both, and CUDA's workspace is added.
+model takes about six seconds and no weights. Fake tensors lie on the CPU, since backward through fake CUDA tensors
+needs a CUDA driver; attention, where the two differ, keeps the same tensors on both, and CUDA's workspace is added.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _follow(live: LiveBytes, model: VoxCPM2Model, *, leave: bool) -> None:
             module.register_forward_pre_hook(enters(part))
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(arrives(part))  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(arrives(part))
 
 
 def batch_of(

@@ -1,4 +1,4 @@
-"""Weights & Biases, fed from metrics.csv: whatever is in the file is sent, so both always say the same.
+"""Weights & Biases, fed from metrics.csv and saves.csv: what is in the files is sent, so that both say the same.
 
 Sending is reading the file on from where the last reading ended. So a resumed run refills the page from the first row,
 and a step is sent at least once, under `train/step`; held-out losses follow under `val/step` when they are known.
@@ -15,6 +15,7 @@ import csv
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -32,13 +33,13 @@ SECONDS_TO_START = 60.0
 
 
 class WandbLog(pl.Callback):
-    """Sends new rows of metrics.csv after each step. Must stand after `StepLog`."""
+    """Sends new rows of metrics.csv and saves.csv after each step. Must stand after `StepLog`."""
 
     def __init__(self, settings: WandbPage, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
         super().__init__()
         self._settings, self._run_folder, self._config, self._name = settings, run, plain_config, name
         self._run: Run | None = None
-        self._tail = MetricsTail(run)
+        self._steps, self._saves = Tail(run.metrics), Tail(run.saves)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the page, and refill it with what an earlier sitting logged. Raises RunFailed if it does not open."""
@@ -55,8 +56,10 @@ class WandbLog(pl.Callback):
         if self._run is None:
             return
         try:
-            for row in self._tail.new_rows():
+            for row in self._steps.new_rows():
                 self._run.log(figures(row, "train"))
+            for row in self._saves.new_rows():
+                self._run.log(figures(_under("save", row), "save"))
         except Exception as error:  # hours of training must not die of a page that nobody needs: metrics.csv has it all
             print(f"Weights & Biases stopped listening ({error}); metrics.csv goes on.", file=sys.stderr)
             self.close(FAILED)
@@ -66,7 +69,8 @@ class WandbLog(pl.Callback):
         self.close(FAILED)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Close the page."""
+        """Send the row of the last save, which was under way at the last step, and close the page."""
+        self._send()
         self.close(DONE)
 
     def close(self, exit_code: int) -> None:
@@ -76,11 +80,11 @@ class WandbLog(pl.Callback):
             page.finish(exit_code=exit_code)
 
 
-class MetricsTail:
-    """Reads metrics.csv row by row, each once."""
+class Tail:
+    """Reads an append-only table row by row, each once."""
 
-    def __init__(self, run: RunFolder) -> None:
-        self._path, self._place = run.metrics, 0
+    def __init__(self, path: Path) -> None:
+        self._path, self._place = path, 0
         self._columns: list[str] = []
 
     def new_rows(self) -> list[dict[str, str]]:
@@ -106,10 +110,10 @@ def figures(row: Mapping[str, str], part: str) -> dict[str, float]:
 
 def log_validation(settings: WandbPage, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:
     """Send evaluation/checkpoints.csv under `val/`; offline, with all training steps in the same folder."""
-    judged = [figures(_under_val(row), "val") for row in read_log_rows(run.evaluated_checkpoints)]
+    judged = [figures(_under("val", row), "val") for row in read_log_rows(run.evaluated_checkpoints)]
     if not judged:
         return
-    trained = [figures(row, "train") for row in MetricsTail(run).new_rows()]
+    trained = [figures(row, "train") for row in Tail(run.metrics).new_rows()]
     rows_seen = {0.0: 0.0} | {row["train/step"]: row["train/rows"] for row in trained if "train/rows" in row}
     for losses in judged:
         if losses["val/step"] in rows_seen:
@@ -117,7 +121,7 @@ def log_validation(settings: WandbPage, run: RunFolder, plain_config: Mapping[st
     page = open_page(settings, run, plain_config, name)
     try:
         if settings.mode == "offline":
-            for row in trained:
+            for row in (*trained, *(figures(_under("save", save), "save") for save in Tail(run.saves).new_rows())):
                 page.log(row)
         for losses in judged:
             page.log(losses)
@@ -125,8 +129,8 @@ def log_validation(settings: WandbPage, run: RunFolder, plain_config: Mapping[st
         page.finish(exit_code=DONE)
 
 
-def _under_val(row: Mapping[str, str]) -> dict[str, str]:
-    return {("step" if key == "step" else f"val/{key}"): cell for key, cell in row.items() if _is_number(cell)}
+def _under(part: str, row: Mapping[str, str]) -> dict[str, str]:
+    return {("step" if key == "step" else f"{part}/{key}"): cell for key, cell in row.items() if _is_number(cell)}
 
 
 def _is_number(cell: str) -> bool:
@@ -164,6 +168,8 @@ def open_page(settings: WandbPage, run: RunFolder, plain_config: Mapping[str, An
     for part in ("train", "val"):
         page.define_metric(f"{part}/rows")
         page.define_metric(f"{part}/*", step_metric=f"{part}/rows")
+    page.define_metric("save/step")
+    page.define_metric("save/*", step_metric="save/step")
     return page
 
 

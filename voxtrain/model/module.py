@@ -213,7 +213,7 @@ class VoxModule(pl.LightningModule):
 
     def _rule_at_work(self) -> torch.optim.Optimizer:
         """The optimizer itself, without what Lightning puts around it."""
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         found: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
         return found
 

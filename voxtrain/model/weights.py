@@ -30,22 +30,25 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """By their names in safetensors' header."""
+PIECE = 2**24
+"""Values that are read at a time."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Names with shapes, and a way to read one tensor (on the CPU, in the file's dtype)."""
+    """Names with shapes, and ways to read one tensor: as it is (on the CPU, in the file's dtype), or into another."""
 
     path: Path
     shapes: Shapes
     read: Callable[[str], Tensor]
+    fill: Callable[[str, Tensor], object]  # of the same shape, contiguous, on any device, of any dtype
 
     def without(self, prefix: str) -> WeightFile:
         """The same file, as if no name began with `prefix`."""
         kept = {name: shape for name, shape in self.shapes.items() if not name.startswith(prefix)}
-        return WeightFile(self.path, kept, self.read)
+        return WeightFile(self.path, kept, self.read, self.fill)
 
 
 @contextmanager
@@ -59,35 +62,50 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
         with file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         with path.open("rb") as content:
-            yield WeightFile(path, shapes, _reader(content))
+            tensors = _Safetensors(content)
+            yield WeightFile(path, shapes, tensors.read, tensors.fill)
         return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises many kinds for a broken file
         raise InputError(_broken(path, error)) from None
-    tensors: dict[str, Tensor] = content.get("state_dict", content)
-    yield WeightFile(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
+    loaded: dict[str, Tensor] = content.get("state_dict", content)
+    found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
+    yield WeightFile(path, found, loaded.__getitem__, lambda name, target: target.copy_(loaded[name]))
 
 
-def _reader(content: BinaryIO) -> Callable[[str], Tensor]:
-    """Read tensors from a safetensors file that was found sound, each into memory of its own.
+class _Safetensors:
+    """Reads tensors from a safetensors file that was found sound.
 
     `safe_open` maps the file: what was read stays in the process's memory until the file is closed, so that a model on
     the CPU would stand there twice while it is filled.
     """
-    (length,) = struct.unpack("<Q", content.read(8))
-    entries = json.loads(content.read(length))
 
-    def read(name: str) -> Tensor:
-        entry = entries[name]
-        begin, end = entry["data_offsets"]
+    def __init__(self, content: BinaryIO) -> None:
+        (self._begin,) = struct.unpack("<Q", content.read(8))
+        self._entries, self._content = json.loads(content.read(self._begin)), content
+        self._begin += 8
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own."""
+        entry = self._entries[name]
         tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-        content.seek(8 + length + begin)
-        if end > begin and content.readinto(tensor.flatten().view(torch.uint8).numpy()) != end - begin:
-            raise InputError(_broken(Path(content.name), EOFError(f"it ends inside {name}")))
+        self.fill(name, tensor)
         return tensor
 
-    return read
+    def fill(self, name: str, target: Tensor) -> None:
+        """Put a tensor into another of its shape, a piece at a time."""
+        entry, flat = self._entries[name], target.view(-1)
+        dtype = DTYPES[entry["dtype"]]
+        self._content.seek(self._begin + entry["data_offsets"][0])
+        for start in range(0, len(flat), PIECE):
+            there = flat[start : start + PIECE]
+            direct = there.dtype == dtype and there.device.type == "cpu"
+            piece = there if direct else torch.empty(len(there), dtype=dtype)
+            if self._content.readinto(piece.detach().view(torch.uint8).numpy()) != piece.nbytes:
+                raise InputError(_broken(Path(self._content.name), EOFError(f"it ends inside {name}")))
+            if not direct:
+                there.copy_(piece)
 
 
 def _broken(path: Path, error: Exception) -> Fault:

@@ -105,11 +105,11 @@ class _Journey:
         """Start the copy of a flat gradient; `target` takes or adds it when it has come. Waits for a free piece."""
         self._stream.wait_stream(torch.cuda.current_stream(gradient.device))
         values = PIECE_BYTES // gradient.element_size()
-        for part, goal in zip(gradient.split(values), target.split(values), strict=True):
+        for part, goal in zip(torch.split(gradient, values), torch.split(target, values), strict=True):
             pinned = self._free.get()
             with torch.cuda.stream(self._stream):
                 _as(pinned, part).copy_(part, non_blocking=True)
-                arrived = torch.cuda.Event()
+                arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 arrived.record(self._stream)
             self._sent.put(_Piece(arrived, pinned, goal, first, part))
 
@@ -150,6 +150,6 @@ def _pinned() -> list[Tensor]:
 def _copying(device: torch.device) -> torch.cuda.Stream:
     name = str(device)
     if name not in _KEPT:
-        _KEPT[name] = torch.cuda.Stream(device)
+        _KEPT[name] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream: torch.cuda.Stream = _KEPT[name]
     return stream

@@ -32,6 +32,7 @@ class Evidence:
     selection: Record | None
     post_hoc: Record | None
     steps: list[dict[str, str]]  # metrics.csv
+    saves: list[dict[str, str]]  # saves.csv, of all sittings
     checkpoints: list[dict[str, str]]  # evaluation/checkpoints.csv
     validation_ids: tuple[str, ...] | None
     traces: list[Record] | None  # outliers/step_*.json, by step; None where the run traces none
@@ -111,6 +112,7 @@ def read_evidence(run: RunFolder) -> Evidence:
         selection=read(run.selection, read_json, dict),
         post_hoc=read(run.post_hoc, read_json, dict),
         steps=read(run.metrics, read_log_rows, list) or [],
+        saves=read(run.saves, read_log_rows, list) or [],
         checkpoints=sorted(read(run.evaluated_checkpoints, _table, list) or [], key=lambda row: number(row["step"])),
         validation_ids=None if held_out is None else tuple(sorted(str(row.get("id")) for row in held_out)),
         traces=[trace for trace in traces if trace is not None] if outliers.is_dir() else None,

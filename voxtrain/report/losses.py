@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from voxtrain.report import words
@@ -173,4 +174,16 @@ def _training_lead(evidence: Evidence) -> str:
     ]
     if padding:
         parts.append(f"Padding: {words.share(sum(padding) / len(padding))} of what went through the model.")
-    return " ".join(parts)
+    return " ".join([*parts, *_saves_told(evidence.saves)])
+
+
+def _saves_told(saves: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """What saving took of training; each is in the middle of all, since the first and the last differ."""
+    if not saves:
+        return
+    took, stood = ([number(row.get(name)) for row in saves] for name in ("seconds", "stalled_seconds"))
+    written = sum(number(row.get("gib")) for row in saves)
+    yield (
+        f"{len(saves)} {'save' if len(saves) == 1 else 'saves'} ({words.gib(written)}), {words.brief(median(took))} "
+        f"each; training stood still for {words.brief(median(stood))} of it, {words.brief(sum(stood))} in all."
+    )

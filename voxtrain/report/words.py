@@ -52,6 +52,11 @@ def span(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
+def brief(seconds: float) -> str:
+    """A length of time that may be a fraction of a second."""
+    return f"{seconds:.2g} s" if seconds < 1 else span(seconds)
+
+
 def listed(values: Sequence[int]) -> str:
     """`1, 2 and 3`."""
     *head, last = [f"{value:,}" for value in values]

@@ -136,10 +136,12 @@ def _filled(
     import torch
 
     from voxtrain.checkpoint.weights import first_model, put_weights
+    from voxtrain.memory.host import give_back_freed_memory
 
     if model is None:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
         model = first_model(folder, sources.base, sources.lora, device, dtype)
+        give_back_freed_memory()
     put_weights(model, folder, sources.lora)
     return model
 

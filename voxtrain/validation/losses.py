@@ -22,7 +22,7 @@ from voxtrain.manifest.progress import told
 from voxtrain.model.loss import GivenPositions, flow_losses, given_positions
 from voxtrain.model.upstream import VoxCPM2Model
 
-PATCHES_TOGETHER = 256
+PATCHES_TOGETHER = 128
 """Loss positions that go through LocDiT at a time: each is 11 tokens there, and most of a judge's memory."""
 T_BINS = 5
 """Equal parts of flow time from 0 (data) to 1 (noise)."""
