@@ -80,10 +80,10 @@ def spread(later: Redrawn, earlier: Redrawn) -> Spread:
     apart = later.fixed - earlier.fixed
 
     def of_rows(values: Floats) -> float:
-        return float(values.var(axis=0, ddof=1).sum()) / rows**2  # rows are drawn for independently
+        return float(values.var(axis=0, ddof=1).sum() / rows**2)  # rows are drawn for independently
 
     def of_ten(values: Floats) -> float:
-        return float(values.mean(axis=0).var(ddof=1) + values.var(axis=0, ddof=1).mean()) / 10
+        return float((values.mean(axis=0).var(ddof=1) + values.var(axis=0, ddof=1).mean()) / 10)
 
     return Spread(
         difference=float(apart.mean()),

@@ -162,7 +162,7 @@ def _best_s(measured: Callable[[], float]) -> float:
 def _seconds(way: Way, shape: tuple[int, int, int], right: Tensor, times: int, far: bool) -> float:
     """Of one call, where there are many, one after the other. far: each takes the numbers after those of the last."""
     size = shape[1] * shape[2]
-    places = right.numel() // size if far else 1
+    places = min(times, right.numel() // size) if far else 1
     operands = [right[place * size : (place + 1) * size] for place in range(places)]
     _wait(right.device)
     began = time.perf_counter()

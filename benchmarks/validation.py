@@ -24,7 +24,7 @@ from benchmarks.clock import Clock, Neighbours
 from benchmarks.draw_spread import Redrawn, redrawn, spread
 from benchmarks.judged_material import GIB, judge_apart, judged_run
 from benchmarks.machine import machine
-from benchmarks.material import ROWS, SPEECH, Material, read_material
+from benchmarks.material import SPEECH, Material, read_material
 from benchmarks.our_loop import Choices, OurData, OurLoop
 from benchmarks.shape import SHAPE, build_folder, read_shape
 from benchmarks.upstream_loop import UpstreamLoop
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 HELD_OUT, JUDGED = 12, 40
 """Clips whose losses are drawn for again and again, and clips of the run whose judging is watched."""
 LEARNING, TUNING = (20, 3e-4), (10, 1e-5)
-"""Steps and learning rate: first, so that the model knows something; then as one fine-tunes, between two checkpoints."""
+"""Steps and learning rate: first, so that the model knows something; then as one fine-tunes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,7 +137,7 @@ def _spread(chosen: argparse.Namespace, scratch: Path, folder: Path, shape: dict
     passes = _passes(shape, sum(row.positions for row in packed), sum(row.loss_positions for row in packed), draws)
     print(f"standard errors of a difference of loss/diff on {len(rows)} clips, of draws alone; {draws} fixed draws")
     print(
-        f"the arithmetic of one of our judgements buys {passes:.2f} passes of upstream's loop (its AudioVAE not counted)"
+        f"one of our judgements has the arithmetic of {passes:.2f} passes of upstream's loop, its AudioVAE not counted"
     )
     head = ("difference", "of the loss", "fixed", "unpaired", "fresh, 1", "ten rows", "same draws", "same arithmetic")
     print(f"{'':34}" + "".join(f"{name:>16}" for name in head))
@@ -156,7 +156,7 @@ def _spread(chosen: argparse.Namespace, scratch: Path, folder: Path, shape: dict
 
 
 def _others(speech: Path, material: Material, count: int) -> tuple[Row, ...]:
-    """`count` clips of all lengths (all, where there are fewer), none of those that are trained on if there are such."""
+    """`count` clips of all lengths (all, where there are fewer), none that is trained on where that can be."""
     known = len(material.texts)
     learnt = {row.id for row in material.rows}
     for wanted in range(min(count, known), known + 1):
@@ -185,7 +185,7 @@ def _passes(shape: dict[str, Any], positions: int, audio: int, draws: int) -> fl
     )
     encoder, decoder = counts["feat_encoder"] * (patch + 1), counts["feat_decoder"] * (2 * patch + 3)
     ours = positions * language + audio * (encoder + draws * decoder)
-    return ours / (positions * (language + encoder + decoder))
+    return float(ours / (positions * (language + encoder + decoder)))
 
 
 def _memory(chosen: argparse.Namespace, scratch: Path, folder: Path, shape: dict[str, Any], material: Material) -> None:

@@ -58,7 +58,7 @@ def test_a_run_keeps_its_colour_when_the_run_before_it_has_no_losses() -> None:
 def test_an_unknown_option_is_told_with_the_options_alone(refused: Door) -> None:
     """Hydra's search path stood among them."""
     told = refused("+recipe=demoo")
-    assert "demo, full_sft_16gb, full_sft_24gb, full_sft_80gb, lora_24gb, lora_demo, preflight\n" in told
+    assert "demo, full_sft_12gb, full_sft_16gb, full_sft_24gb, full_sft_80gb, lora_24gb, lora_demo, preflight\n" in told
     assert "search" not in told
 
 

@@ -80,7 +80,7 @@ def sample_flags(sample: Sample, found: Measures, pace: Pace | None) -> tuple[st
         (found.leading_silence_s >= LONG_TAIL_S, f"{found.leading_silence_s:.1f} s of silence first"),
     ]
     if pace is not None:
-        times = f"{found.seconds_per_char / pace.middle:.2g} × training's"
+        times = f"{found.seconds_per_char / pace.middle:.2g} times training's"
         told.append((found.seconds_per_char > pace.high, f"slow: {times}"))
         told.append((found.seconds_per_char < pace.low and not sample.runaway, f"fast: {times}"))
     return tuple(words for holds, words in told if holds) + level_flags(found)

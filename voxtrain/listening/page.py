@@ -66,7 +66,8 @@ def write_page(run: RunFolder, found: Listened) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    longest_s = max((one.measures.seconds for one in (*found.samples, *found.recordings) if one.measures), default=1.0)
+    measured = (*(one.measures for one in found.samples), *(one.measures for one in found.recordings))
+    longest_s = max((measures.seconds for measures in measured if measures), default=1.0)
     content: Mapping[str, Any] = {
         "title": found.title,
         "columns": columns,

@@ -57,7 +57,10 @@ class Scores:
     def from_record(cls, record: dict[str, str]) -> Self:
         """Of a line of a table."""
         texts = ("heard", "words_by", "similarity_by")
-        return cls(**{f.name: record[f.name] if f.name in texts else _number(record[f.name]) for f in fields(cls)})
+        values: dict[str, Any] = {
+            f.name: record[f.name] if f.name in texts else _number(record[f.name]) for f in fields(cls)
+        }
+        return cls(**values)
 
 
 NOT_SCORED = Scores()

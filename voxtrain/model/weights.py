@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -81,7 +82,7 @@ class _Safetensors:
     the CPU would stand there twice while it is filled.
     """
 
-    def __init__(self, content: BinaryIO) -> None:
+    def __init__(self, content: BufferedReader) -> None:
         (self._begin,) = struct.unpack("<Q", content.read(8))
         self._entries, self._content = json.loads(content.read(self._begin)), content
         self._begin += 8
@@ -102,7 +103,8 @@ class _Safetensors:
             there = flat[start : start + PIECE]
             direct = there.dtype == dtype and there.device.type == "cpu"
             piece = there if direct else torch.empty(len(there), dtype=dtype)
-            if self._content.readinto(piece.detach().view(torch.uint8).numpy()) != piece.nbytes:
+            into: Any = piece.detach().view(torch.uint8).numpy()  # numpy promises no Buffer to 3.11
+            if self._content.readinto(into) != piece.nbytes:
                 raise InputError(_broken(Path(self._content.name), EOFError(f"it ends inside {name}")))
             if not direct:
                 there.copy_(piece)

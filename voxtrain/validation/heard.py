@@ -53,8 +53,10 @@ class Hearing:
 
     def outvoted(self, step: int, rivals: Sequence[int], limit: float | None) -> list[str]:
         """Which of `rivals` blind votes surely prefer to the checkpoint, in more than the share `limit` of them."""
+        if limit is None:
+            return []
         told = []
-        for found in self.comparisons if limit is not None else ():
+        for found in self.comparisons:
             other = next((each for each in found.steps if each != step), step)
             if step in found.steps and other in rivals and found.share(other)[1] > limit:
                 told.append(f"blind votes prefer step {other}: {votes_in_words(found, other)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from voxtrain.manifest.progress import told
 from voxtrain.model.loss import GivenPositions, flow_losses, given_positions
 from voxtrain.model.upstream import VoxCPM2Model
 
+Part = TypeVar("Part", GivenPositions, Draws)
 PATCHES_TOGETHER = 128
 """Loss positions that go through LocDiT at a time: each is 11 tokens there, and most of a judge's memory."""
 T_BINS = 5
@@ -86,12 +88,13 @@ def _flow_losses(model: VoxCPM2Model, given: GivenPositions, draws: Draws, kerne
     parts = []
     for start in range(0, len(given.row), PATCHES_TOGETHER):
         some = slice(start, start + PATCHES_TOGETHER)
-        here, drawn = (
-            replace(each, **{part.name: getattr(each, part.name)[some] for part in fields(each)})
-            for each in (given, draws)
-        )
+        here, drawn = _some(given, some), _some(draws, some)
         parts.append(flow_losses(model, here, drawn, activation_checkpointing=False, kernels=kernels))
     return torch.cat(parts)
+
+
+def _some(whole: Part, some: slice) -> Part:
+    return replace(whole, **{each.name: getattr(whole, each.name)[some] for each in fields(whole)})
 
 
 def _draws_of(row: PackedRow, draw: int, draws: int) -> Draws:
