@@ -148,7 +148,7 @@ def _print_floor(products: Products, shape: dict[str, Any], clock: Clock, ours_s
     update_s = UPDATE_BYTES * weights / copy_rate(clock.device)
     for also, least_s in (
         ("one operand of each product from memory", from_memory_s),
-        ("and the memory traffic of the update", from_memory_s + update_s),
+        ("that and the memory traffic of the update", from_memory_s + update_s),
     ):
         print(f"  with {also}: {least_s:.3f} s; ours takes {ours_s / least_s:.2f} times as long")
     print()
