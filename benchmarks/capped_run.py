@@ -34,7 +34,6 @@ def main(arguments: list[str]) -> int:
 
 def cap(card_gib: float, device: torch.device) -> None:
     """Let torch take no more than a card of `card_gib` would leave it. Raises ValueError where the card is smaller."""
-    torch.cuda.init()
     torch.zeros(1, device=device)
     used_gib = card_used_gib(device) or 0.0
     whole_gib = torch.cuda.get_device_properties(device).total_memory / GIB

@@ -242,5 +242,5 @@ def _by_group(heads: Tensor, k: Tensor) -> Tensor:
 
 def _put(target: Tensor, by_group: Tensor, k: Tensor) -> None:
     """The way back, into `target` [n, S, ...]."""
-    shape = (len(target), k.shape[2], target.shape[1], -1)
-    target.copy_(by_group.view(shape).transpose(1, 2).reshape(target.shape))
+    patches, tokens, groups = len(target), target.shape[1], k.shape[2]
+    target.view(patches, tokens, groups, -1).copy_(by_group.view(patches, groups, tokens, -1).transpose(1, 2))
