@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 from browser import Page, browser, until
+from test_validation_votes import judge
 
 from voxtrain.durable import read_json, write_json
+from voxtrain.fault import DONE
 from voxtrain.listening.ceiling import AS_IT_IS, ROUND_TRIP, Recording
 from voxtrain.listening.measure import measure
 from voxtrain.listening.page import Listened, write_page
@@ -21,11 +26,11 @@ from voxtrain.listening.summary import Pace, summaries
 from voxtrain.listening.table import Sample, Scores, lines, wave_file, write_samples
 from voxtrain.listening.waves import write_wave
 from voxtrain.run_folder import RunFolder
-from voxtrain.validation.votes import comparisons, take_votes
 
 pytestmark = pytest.mark.slow
 
 STEPS, TEXTS, TAKES, RATE_HZ = (0, 10, 20), ("Good morning.", "<b>One</b> & two?", "A longer text."), 2, 16_000
+ROOT = Path(__file__).resolve().parents[1]
 WHO = "sitting.rounds[sitting.at].sides"
 
 
@@ -166,16 +171,36 @@ def test_blind_votes_by_keys_come_out_as_they_were_cast(run: RunFolder, chromium
     until(lambda: file.stat().st_size > 0, "the file is whole")
     votes = json.loads(file.read_text())
     assert [(one["text_id"], one["take"], one["preferred"]) for one in votes["votes"]] == cast
-    copy = RunFolder(Path(shutil.copytree(run.root, downloads.parent / "taken")))
-    for _ in range(2):
-        take_votes(copy, file)
-    (found,), told = comparisons(copy)
-    assert told == []
-    assert (found.preferred[0], found.preferred[1], found.undecided) == tuple(
-        [step for _, _, step in cast].count(chosen) for chosen in (10, 20, None)
-    )
     page.press("Escape")
     assert page.value("getComputedStyle(document.querySelector('main')).display") == "block"
+    the_door_takes(file, run, cast, downloads.parent / "taken")
+
+
+def the_door_takes(file: Path, run: RunFolder, cast: list[tuple[str, int, int | None]], folder: Path) -> None:
+    """Hand the votes in twice, and others that are none: the choice knows of them once, and the page marks it."""
+    copy = RunFolder(Path(shutil.copytree(run.root, folder)))
+    judge(copy, {0: 3.0, 10: 1.0, 20: 1.01})
+    for _ in range(2):
+        told = door(copy, str(file))
+        assert told.returncode == DONE, told.stderr
+        assert "5 blind votes between steps 10 and 20 are taken in." in told.stdout
+    (found,) = read_json(copy.selection)["blind_votes"]
+    votes = [step for _, _, step in cast]
+    assert found["preferred"] == {str(step): votes.count(step) for step in (10, 20)}
+    assert (found["undecided"], found["sittings"]) == (votes.count(None), 1)
+    assert read_json(copy.selection)["selected_step"] == 10  # it was 20 when the page was made
+    heads = re.findall(r'<th scope="col"( class="selected")?>Step (\d+)', copy.listening_page.read_text())
+    assert [(step, bool(selected)) for selected, step in heads] == [("0", False), ("10", True), ("20", False)]
+    before = copy.selection.read_bytes()
+    file.write_text(file.read_text().replace('"preferred": 10', '"preferred": 11'))
+    told = door(copy, str(file))
+    assert (told.returncode, copy.selection.read_bytes()) == (2, before)
+    assert "a vote is about other checkpoints than the file" in told.stderr
+
+
+def door(run: RunFolder, file: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "voxtrain.validation", str(run.root), "--votes", file]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 def test_the_seed_settles_the_order_and_both_sides_are_used(run: RunFolder, chromium: tuple[Page, Path]) -> None:

@@ -97,3 +97,34 @@ def test_where_listening_speaks_against_all_the_rule_decides_and_says_so(tmp_pat
 def test_where_nothing_was_heard_nothing_is_said(tmp_path: Path) -> None:
     assert Hearing(RunFolder(tmp_path)).objections(5, guards(runaway=0.0, word_error_rate=0.0)) == []
     assert Hearing(RunFolder(tmp_path)).worse_than_base(5) == []
+
+
+def test_a_voice_that_is_surely_better_at_another_of_the_tie_set_decides(tmp_path: Path) -> None:
+    """The base model knows nobody of the training data, so that no checkpoint is ever less alike than it is."""
+    voices = {0: ["0.5", "0.52", "0.5", "0.51"], 5: ["0.7", "0.71", "0.7", "0.72"], 9: ["0.85", "0.86", "0.85", "0.88"]}
+    run, found = heard(tmp_path, speaker_similarity=voices), with_intervals(COURSE, 0.6)
+    choice = select(run, found, "earliest_in_tie_set", {}, guards(speaker_similarity=0.05))
+    assert (choice["tie_set"], choice["selected_step"]) == ([5, 9, 12], 9)
+    assert choice["passed_over"][0]["reasons"][0].startswith(
+        "its speaker similarity lies 0.153 below step 9's, by 0.14"
+    )
+    assert select(run, found, "earliest_in_tie_set", {}, guards(speaker_similarity=0.15))["selected_step"] == 5
+    assert select(run, found, "earliest_in_tie_set", {}, guards(speaker_similarity=None))["selected_step"] == 5
+
+
+def test_what_cannot_be_shipped_outscores_nobody_and_a_difference_has_to_be_sure(tmp_path: Path) -> None:
+    voices = {5: ["0.7"] * 4, 9: ["0.85", "0.86", "0.85", "0.88"]}
+    run, found = heard(tmp_path / "a", speaker_similarity=voices, runaway={9: RAN}), with_intervals(COURSE, 0.6)
+    heed = guards(speaker_similarity=0.05, runaway=0.3)
+    assert select(run, found, "earliest_in_tie_set", {}, heed)["selected_step"] == 5
+    one_text = {5: ["0.7"] * 4, 9: ["0.99", "0.7", "0.7", "0.7"]}
+    run = heard(tmp_path / "b", speaker_similarity=one_text)
+    assert select(run, found, "earliest_in_tie_set", {}, heed)["selected_step"] == 5
+
+
+def test_many_rivals_ask_for_more(tmp_path: Path) -> None:
+    better = {9: ["0.85", "0.79", "0.83", "0.80"], 12: ["0.7"] * 4, 5: ["0.7"] * 4}
+    hearing = Hearing(heard(tmp_path, speaker_similarity=better))
+    limits = guards(speaker_similarity=0.066)
+    assert hearing.outscored(5, (5, 9), limits) != []  # surely by 0.074 against one rival, by 0.060 against one of two
+    assert hearing.outscored(5, (5, 9, 12), limits) == []

@@ -6,15 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from test_validation_heard import TEXTS, guards
 from test_validation_select import COURSE, select, with_intervals
 
-from voxtrain.durable import read_json, read_log_rows, write_table
-from voxtrain.fault import InputError
+from voxtrain.durable import read_json, read_log_rows, write_table, write_whole
+from voxtrain.fault import DONE, InputError
 from voxtrain.run_folder import RunFolder
-from voxtrain.validation.__main__ import votes_among
+from voxtrain.settings import compose
+from voxtrain.validation import marked
+from voxtrain.validation.__main__ import main, votes_among
 from voxtrain.validation.heard import Hearing
+from voxtrain.validation.losses import DrawLoss
+from voxtrain.validation.table import with_step, write_rows
 from voxtrain.validation.votes import FORMAT, comparisons, samples_key, take_votes
 
 TAKES = 4
@@ -38,6 +44,18 @@ def speak(run: RunFolder, made_from: dict[int, str]) -> None:
     write_table(run.listening_table, records)
 
 
+def judge(run: RunFolder, losses: dict[int, float]) -> None:
+    """What the door needs besides: settings, and losses of eight recordings that waver by 0.1."""
+    write_whole(run.config, OmegaConf.to_yaml(OmegaConf.create(compose(["+recipe=demo"]).plain)))
+    names = [(f"row{number}", f"recording{number // 2}") for number in range(16)]
+    rng, table = np.random.default_rng(3), None
+    for step, loss in losses.items():
+        waver = rng.normal(0, 0.1, len(names))
+        drawn = [DrawLoss(row, 0, loss + waver[row], 0.1, (None,) * 5, 9) for row in range(len(names))]
+        table = with_step(table, step, names, drawn, {"rows": "x", "draws": 1, "dtype": "fp32"})
+    write_rows(run, table)
+
+
 def ballot(run: RunFolder, pair: tuple[int, int], chosen: list[int | None], name: str = "0" * 16) -> dict[str, Any]:
     """What the page gives for these votes, one for each text and take in turn."""
     samples = read_log_rows(run.listening_table)
@@ -53,7 +71,7 @@ def ballot(run: RunFolder, pair: tuple[int, int], chosen: list[int | None], name
 def hand_in(run: RunFolder, votes: dict[str, Any]) -> None:
     file = run.root / "votes.json"
     file.write_text(json.dumps(votes))
-    take_votes(run, file)
+    take_votes(run, [file])
 
 
 def test_votes_are_counted_once_however_often_they_are_handed_in(run: RunFolder) -> None:
@@ -110,9 +128,9 @@ def test_what_are_no_votes_is_told(run: RunFolder, content: str) -> None:
     file = run.root / "votes.json"
     file.write_text(content)
     with pytest.raises(InputError, match="these are no votes"):
-        take_votes(run, file)
+        take_votes(run, [file])
     with pytest.raises(InputError, match="these are no votes"):
-        take_votes(run, run.root / "absent.json")
+        take_votes(run, [run.root / "absent.json"])
 
 
 def test_what_listeners_surely_prefer_is_selected(run: RunFolder) -> None:
@@ -158,3 +176,63 @@ def test_files_of_votes_among_arguments() -> None:
     for arguments in (["RUN", "--votes"], ["--votes=", "RUN"], ["--votes", "--select-only"]):
         with pytest.raises(InputError, match="no file is named"):
             votes_among(arguments)
+
+
+def test_the_door_takes_votes_into_the_selection(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge(run, {0: 3.0, 5: 1.0, 9: 1.01, 12: 2.0})
+    assert main([str(run.root), "--select-only"]) == DONE
+    before = read_json(run.selection)
+    assert (before["selected_step"], before["tie_set"], before["blind_votes"]) == (5, [5, 9], [])
+    write_whole(run.listening_page, "a page")
+    pages: list[list[str]] = []
+    monkeypatch.setattr(marked.subprocess, "run", lambda command, **_: pages.append(command) or _Ended())
+    capsys.readouterr()
+    file = run.root / "votes.json"
+    for chosen, selected in (([5, 9, None], 5), ([9] * 15 + [5], 9), ([9] * 15 + [5], 9)):
+        file.write_text(json.dumps(ballot(run, (5, 9), chosen)))
+        assert main([str(run.root), "--votes", str(file)]) == DONE
+        assert read_json(run.selection)["selected_step"] == selected
+        told = capsys.readouterr().out
+        assert f"{len(chosen)} blind votes between steps 5 and 9 are taken in." in told
+        assert "Selected: step " + str(selected) in told
+    after = read_json(run.selection)
+    assert after["blind_votes"][0]["preferred"] == {"5": 1, "9": 15}  # not 45: a sitting counts once
+    assert "blind votes prefer step 9: 15 of 16" in after["reason"]
+    assert [command[2:] for command in pages] == [["voxtrain.listening", str(run.root), "--page"]]  # once: it changed
+    assert main([str(run.root), "--select-only", "validation.guards.preferred=null"]) == DONE
+    assert read_json(run.selection)["selected_step"] == 5
+    assert main([str(run.root), "--select-only"]) == DONE  # the votes are kept in the run folder
+    assert read_json(run.selection)["selected_step"] == 9
+
+
+def test_the_door_refuses_all_of_a_wrong_file_and_keeps_the_selection(run: RunFolder) -> None:
+    judge(run, {0: 3.0, 5: 1.0, 9: 1.01})
+    assert main([str(run.root), "--select-only"]) == DONE
+    before, good, bad = run.selection.read_bytes(), run.root / "good.json", run.root / "bad.json"
+    good.write_text(json.dumps(ballot(run, (5, 9), [9] * 16)))
+    for content in ("{", json.dumps(ballot(run, (5, 9), [9] * 16) | {"steps": {"5": "0" * 16, "9": "0" * 16}})):
+        bad.write_text(content)
+        with pytest.raises(InputError, match=r"these are no votes|are others than were heard"):
+            main([str(run.root), f"--votes={good}", f"--votes={bad}"])
+        assert run.selection.read_bytes() == before
+        assert not run.votes.exists()  # nor was the good one of the two taken
+
+
+def test_a_page_that_cannot_be_written_is_told(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_whole(run.listening_page, "a page")
+    monkeypatch.setattr(marked.subprocess, "run", lambda command, **_: _Ended(1))
+    marked.mark_again(run, (None, None))
+    assert capsys.readouterr().err == ""  # nothing is selected, as before
+    marked.mark_again(run, (5, 9))
+    assert "still marks the choice before" in capsys.readouterr().err
+
+
+class _Ended:
+    """Of a process."""
+
+    def __init__(self, returncode: int = DONE) -> None:
+        self.returncode = returncode

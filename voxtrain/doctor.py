@@ -133,6 +133,8 @@ def _disk() -> Finding:
 def _extras() -> list[Finding]:
     wanted = {
         "extra demo (speech made on the spot)": ("espeakng_loader", "demo"),
+        "extra asr (word error rates)": ("faster_whisper", "asr"),
+        "extra voice (similarity to the speaker)": ("resemblyzer", "voice"),
         "extra sweep (joblib)": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
         "extra sweep (Slurm)": ("hydra_plugins.hydra_submitit_launcher", "sweep"),
         "wandb": ("wandb", ""),

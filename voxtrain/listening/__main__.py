@@ -20,7 +20,7 @@ from voxtrain.listening.score import Heard as Sound
 from voxtrain.listening.score import Scorer, VoiceScorer, WordScorer, score_all
 from voxtrain.listening.settings import ListeningSettings
 from voxtrain.listening.summary import summaries, training_pace, write_summaries
-from voxtrain.listening.table import Sample, lines, read_samples, write_samples
+from voxtrain.listening.table import Line, Sample, lines, read_samples, write_samples
 from voxtrain.manifest.row import Row
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     write_recordings(run, recordings)
     samples, recordings, notes = score(run, wanted, rows, heard.samples, recordings)
     heard.samples = samples
-    finish(run, wanted, rows, title, samples, recordings, notes)
+    finish(run, lines(wanted), rows, title, samples, recordings, notes)
     show(run, heard, notes)
     return FAILED if heard.mute else DONE
 
@@ -63,8 +63,18 @@ def page_again(run: RunFolder, settings: ListeningSettings, rows: Sequence[Row],
     if not samples:
         remedy = f"listen first: python -m voxtrain.listening {run.root}"
         raise InputError(Fault(str(run.listening_table), "no checkpoint of this run has spoken", remedy))
-    finish(run, settings, rows, title, samples, read_recordings(run), [])
+    order = list(dict.fromkeys(sample.line for sample in samples))  # the table's, whatever the settings ask for by now
+    finish(run, order, rows, title, samples, read_recordings(run), missing_scores(settings, samples))
     return DONE
+
+
+def missing_scores(settings: ListeningSettings, samples: Sequence[Sample]) -> list[str]:
+    """Which scores are wanted and were never given to any sample."""
+    wanted = [
+        ("words", settings.word_errors, any(sample.scores.words_by for sample in samples)),
+        ("voices", settings.similarity, any(sample.scores.similarity_by for sample in samples)),
+    ]
+    return [f"{what}: python -m voxtrain.listening RUN says why" for what, by, found in wanted if by and not found]
 
 
 def score(
@@ -94,7 +104,7 @@ def score(
 
 def finish(
     run: RunFolder,
-    settings: ListeningSettings,
+    order: Sequence[Line],
     rows: Sequence[Row],
     title: str,
     samples: Sequence[Sample],
@@ -105,7 +115,7 @@ def finish(
     pace = training_pace(rows)
     found = summaries(samples, pace)
     write_summaries(run, found)
-    write_page(run, Listened(title, samples, lines(settings), recordings, found, pace, notes))
+    write_page(run, Listened(title, samples, order, recordings, found, pace, notes))
 
 
 def _vae(settings: Settings, run: RunFolder, tuning: LoraTuning | None) -> AudioVAEV2:

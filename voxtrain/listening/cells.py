@@ -101,7 +101,7 @@ def share_in_words(name: str, mean: Mean) -> str:
     """`WER 7.1 % (3.2 to 11)`; empty where nothing was measured."""
     if not math.isfinite(mean.mean):
         return ""
-    ends = f" ({100 * max(mean.low, 0):.3g} to {100 * mean.high:.3g})" if math.isfinite(mean.low) else ""
+    ends = f" ({100 * mean.low:.3g} to {100 * mean.high:.3g})" if math.isfinite(mean.low) else ""
     return f"{name} {percent(mean.mean)}{ends}"
 
 

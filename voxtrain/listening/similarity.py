@@ -7,6 +7,7 @@ transformers, by name or folder, such as microsoft/wavlm-base-plus-sv.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,10 @@ def load_embedder(settings: Similarity) -> Embedder:
 
 def _resemblyzer(settings: Similarity) -> Embedder:
     import soundfile
-    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependency webrtcvad imports pkg_resources, which says that it will go
+        from resemblyzer import VoiceEncoder, preprocess_wav
 
     encoder = VoiceEncoder(_device(settings), verbose=False)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ FEWEST_TEXTS = 3
 
 MEASURED = ("seconds_per_char", "leading_silence_s", "tail_silence_s", "clipped_share", "loudness_lufs")
 SCORED = ("word_error_rate", "character_error_rate", "speaker_similarity")
+SIGNED = ("loudness_lufs", "speaker_similarity")
+"""All others cannot be below zero, nor is the end of an interval."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _summary(step: int, samples: list[Sample], pace: Pace | None) -> Summary:
     ratio = math.nan if pace is None else 1 / pace.middle
     means["pace"] = mean_over_texts([ratio * _measure(s, "seconds_per_char") for s in samples], _texts(samples))
     means |= {name: mean_over_texts([getattr(s.scores, name) for s in samples], _texts(samples)) for name in SCORED}
+    means = {name: mean if name in SIGNED else not_below_zero(mean) for name, mean in means.items()}
     failed, runaway = ([bool(s.failed) for s in samples], [s.runaway for s in samples if not s.failed])
     return Summary(step, len(samples), share_of(failed), share_of(runaway), means)
 
@@ -90,6 +93,11 @@ def mean_over_texts(values: Sequence[float], texts: Sequence[str]) -> Mean:
     found = estimate(*cluster_sums(np.array([[value for value, _ in known]]), [text for _, text in known]))
     reach = found.reach(LEVEL) * found.error(0)
     return Mean(mean, mean - reach, mean + reach)
+
+
+def not_below_zero(mean: Mean) -> Mean:
+    """The same, its interval cut at zero."""
+    return replace(mean, low=max(mean.low, 0.0))  # in this order: NaN stays
 
 
 def share_of(has: Sequence[bool]) -> Mean:

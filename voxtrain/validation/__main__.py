@@ -20,6 +20,7 @@ from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import RunFolder
 from voxtrain.validation.evidence import LOSSES, Evidence, gather, write_checkpoints
 from voxtrain.validation.judge import Judging, Sources, judge
+from voxtrain.validation.marked import mark_again, marks
 from voxtrain.validation.parts import by_flow_time, by_length, stop_gauge
 from voxtrain.validation.select import select
 from voxtrain.validation.settings import ValidationSettings
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     run = RunFolder(folder.resolve())
     if not run.checkpoint_steps() and not run.evaluated_rows.is_file():
         raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
-    for sitting in [take_votes(run, file) for file in files]:
+    for sitting in take_votes(run, files):
         print(f"{len(sitting.votes)} blind votes between steps {' and '.join(map(str, sitting.steps))} are taken in.")
     with held(run.evaluation_lock, "judging"):
         judging = Judging(read_rows(run)) if select_only else judge(run, settings.validation, sources(settings))
@@ -62,13 +63,16 @@ def main(arguments: list[str]) -> int:
         evidence = gather(judging.table, weights.diff, weights.stop)
         write_checkpoints(run, evidence)
         detail = _detail(run, judging.table, evidence, settings)
-        wanted = settings.validation
+        wanted, before = settings.validation, marks(run)
         choice = select(run, evidence, wanted.rule, wanted.guards, judging.not_judged, detail)
     if not select_only:
         show_losses(evidence, choice)
     if BRIEF not in flags:
         show_choice(choice)
         tell_logger(settings, run)
+        mark_again(run, before)
+    if files:
+        print(f"For the report to tell of the votes: python -m voxtrain.report {folder}")
     return FAILED if judging.not_judged else DONE
 
 

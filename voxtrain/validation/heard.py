@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -47,9 +48,15 @@ class Hearing:
         if step not in self._samples:
             return []
         told = [self._share(step, name, limit) for name, limit in self._limits(guards)]
-        told.append(self._score(step, "word_error_rate", guards.word_error_rate, +1))
-        told.append(self._score(step, "speaker_similarity", guards.speaker_similarity, -1))
+        told += [self._score(step, 0, score, LEVEL) for score in scores(guards)]
         return [words for words in told if words]
+
+    def outscored(self, step: int, rivals: Sequence[int], guards: Guards) -> list[str]:
+        """What is surely worse than at another of `rivals`, in words: one for each score, allowing for all rivals."""
+        others = [other for other in rivals if other != step]
+        level = 1 - (1 - LEVEL) / max(len(others), 1)
+        told = [[words for other in others if (words := self._score(step, other, s, level))] for s in scores(guards)]
+        return [words[0] for words in told if words]
 
     def outvoted(self, step: int, rivals: Sequence[int], limit: float | None) -> list[str]:
         """Which of `rivals` blind votes surely prefer to the checkpoint, in more than the share `limit` of them."""
@@ -102,20 +109,39 @@ class Hearing:
         words = self._faults()[name][0]
         return f"{mine:.0%} of its listening samples {words} (base model: {base:.0%}; allowed: {limit:.0%} more)"
 
-    def _score(self, step: int, name: str, margin: float | None, worse: int) -> str:
-        """A score that differs from the base model's by more than `margin` for the worse, and surely so."""
-        if margin is None:
+    def _score(self, step: int, other: int, score: Score, level: float) -> str:
+        """That a score differs from another checkpoint's by more than its margin for the worse, and surely so."""
+        if score.margin is None:
             return ""
-        mine, base = ({_said(s): _number(s.get(name)) for s in self._samples.get(at, [])} for at in (step, 0))
-        both = [said for said in mine if math.isfinite(mine[said]) and math.isfinite(base.get(said, math.nan))]
+        mine, theirs = (
+            {_said(s): _number(s.get(score.name)) for s in self._samples.get(at, [])} for at in (step, other)
+        )
+        both = [said for said in mine if math.isfinite(mine[said]) and math.isfinite(theirs.get(said, math.nan))]
         texts = [said[0] for said in both]
         if len(set(texts)) < FEWEST_TEXTS:
             return ""
-        low, mean = _surely(np.array([worse * (mine[said] - base[said]) for said in both]), texts)
-        if low <= margin:
+        low, mean = _surely(np.array([score.worse * (mine[said] - theirs[said]) for said in both]), texts, level)
+        if low <= score.margin:
             return ""
-        direction = "above" if worse > 0 else "below"
-        return f"its {name.replace('_', ' ')} lies {mean:.3f} {direction} the base model's, by {low:.3f} at least"
+        direction, whose = "above" if score.worse > 0 else "below", f"step {other}'s" if other else "the base model's"
+        return f"its {score.name.replace('_', ' ')} lies {mean:.3f} {direction} {whose}, by {low:.3f} at least"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was measured of samples by a model that listens."""
+
+    name: str  # a column
+    margin: float | None  # by which it may be worse; None: by any
+    worse: int  # +1 where more is worse, else -1
+
+
+def scores(guards: Guards) -> tuple[Score, ...]:
+    """The scores that guards look at."""
+    return (
+        Score("word_error_rate", guards.word_error_rate, +1),
+        Score("speaker_similarity", guards.speaker_similarity, -1),
+    )
 
 
 def votes_in_words(found: Comparison, step: int) -> str:
@@ -130,10 +156,10 @@ def votes_in_words(found: Comparison, step: int) -> str:
     return f"{mine} of {decided} are for it ({interval}){undecided}"
 
 
-def _surely(differences: np.ndarray, texts: Sequence[str]) -> tuple[float, float]:
+def _surely(differences: np.ndarray, texts: Sequence[str], level: float) -> tuple[float, float]:
     """The lower end of the interval over texts, and the mean."""
     found = estimate(*cluster_sums(differences[None], texts))
-    return float(found.means[0] - found.reach(LEVEL) * found.error(0)), float(found.means[0])
+    return float(found.means[0] - found.reach(level) * found.error(0)), float(found.means[0])
 
 
 def _said(sample: Sample) -> tuple[str, str, str]:

@@ -107,12 +107,16 @@ def candidates(evidence: Evidence, rule: Rule, hearing: Hearing, guards: Guards)
     ties = tie_set(evidence)
     earliest = rule == "earliest_in_tie_set" and evidence.standing is not None
     order = ties if earliest else [step for step in ranking if step in ties]
-    return Candidates(ranking, ties, order, {step: _objections(step, ties, hearing, guards) for step in ties})
+    return Candidates(ranking, ties, order, _objections(ties, hearing, guards))
 
 
-def _objections(step: int, ties: Sequence[int], hearing: Hearing, guards: Guards) -> list[str]:
-    """What listening says against a step. Votes for one that could not be shipped say nothing, but for the base."""
-    return hearing.objections(step, guards) + hearing.outvoted(step, (0, *ties), guards.preferred)
+def _objections(ties: Sequence[int], hearing: Hearing, guards: Guards) -> dict[int, list[str]]:
+    """What listening says against each. Scores of one that must not be shipped say nothing of others."""
+    against = {step: hearing.objections(step, guards) for step in ties}
+    free = [step for step in ties if not against[step]]
+    for step in free:
+        against[step] = hearing.outscored(step, free, guards)
+    return {step: told + hearing.outvoted(step, (0, *ties), guards.preferred) for step, told in against.items()}
 
 
 def ranked(evidence: Evidence) -> list[int]:

@@ -18,7 +18,7 @@ class Guards(BaseModel, frozen=True, extra="forbid"):
     silent: Share
     truncated: Share  # said in under half of the time that the text takes otherwise
     runaway: Share  # did not stop by themselves
-    word_error_rate: Margin  # where it was measured; the interval over texts has to lie beyond it
+    word_error_rate: Margin  # where it was measured, than of others of the tie set too; the interval has to lie beyond
     speaker_similarity: Margin  # likewise
     preferred: Share  # of blind votes, for another checkpoint that could be shipped; the interval has to lie beyond it
 

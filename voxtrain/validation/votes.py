@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,19 +84,36 @@ def samples_key(records: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def take_votes(run: RunFolder, file: Path) -> Sitting:
-    """Check a file of votes and keep it in the run folder. Raises InputError, for votes on another run or page too.
+def take_votes(run: RunFolder, files: Sequence[Path]) -> list[Sitting]:
+    """Check files of votes and keep them in the run folder: all or, where one is wrong, none.
 
-    Of a sitting the file with the most votes stays.
+    Raises InputError with every fault, for votes on another run or page too. Of a sitting the most votes stay.
     """
-    sitting = read_sitting(file)
-    wrong = _mismatch(sitting, _samples(run))
-    if wrong:
-        raise InputError(Fault(str(file), f"its votes are not about this run's samples: {wrong}", REMEDY))
-    kept = run.votes / f"{sitting.sitting}.json"
-    if not kept.is_file() or len(read_sitting(kept).votes) <= len(sitting.votes):
-        write_json(kept, sitting.model_dump(mode="json"))
-    return sitting
+    samples = _samples(run)
+    found: list[Sitting] = []
+    faults: list[Fault] = []
+    for file in files:
+        try:
+            found.append(sitting := read_sitting(file))
+        except InputError as error:
+            faults += error.faults
+            continue
+        if wrong := _mismatch(sitting, samples):
+            faults.append(Fault(str(file), f"its votes are not about this run's samples: {wrong}", REMEDY))
+    if faults:
+        raise InputError(*faults)
+    for sitting in found:
+        _keep(run.votes / f"{sitting.sitting}.json", sitting)
+    return found
+
+
+def _keep(file: Path, sitting: Sitting) -> None:
+    try:
+        fewer = len(read_sitting(file).votes) <= len(sitting.votes)
+    except InputError:  # none is kept yet, or what is kept cannot be read
+        fewer = True
+    if fewer:
+        write_json(file, sitting.model_dump(mode="json"))
 
 
 def read_sitting(file: Path) -> Sitting:
