@@ -160,7 +160,8 @@ def _killed(kind: Kind, run: RunFolder, log: Path, whole: Whole, draw: random.Ra
     time.sleep(after_s if aimed else 0)
     if _is_alive(pid):
         os.kill(pid, signal.SIGKILL)
-        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL:
+        died = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        if died and read_json(run.run)["status"] != "finished":  # else nothing is left to go on with
             return True
     shutil.rmtree(run.root)
     return False

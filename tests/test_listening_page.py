@@ -102,6 +102,16 @@ def test_nothing_is_cut_off(run: RunFolder, chromium: tuple[Page, Path], width: 
     assert page.value(texts) == []
 
 
+def test_heads_tell_scores_with_their_intervals_and_what_went_wrong(run: RunFolder) -> None:
+    html = run.listening_page.read_text()
+    heads = re.findall(r'<th scope="col".*?</th>', html)[: len(STEPS)]
+    assert all("WER 25 % (25 to 25)" in head and "CER 10 %" in head and "similarity 0.80" in head for head in heads)
+    assert ["failed 16.7 % (" in head for head in heads] == [False, False, True]
+    assert "cut " not in "".join(heads)
+    assert "a speech recogniser hears otherwise" in html
+    assert "Not scored: nothing heard." in html
+
+
 def test_every_sound_plays_and_all_are_equally_loud(run: RunFolder, chromium: tuple[Page, Path]) -> None:
     page, _ = chromium
     page.open(address(run))

@@ -15,10 +15,11 @@ import soundfile
 
 from voxtrain.fault import Fault, InputError
 from voxtrain.listening import score, similarity
+from voxtrain.listening.__main__ import missing_scores
 from voxtrain.listening.ceiling import AS_IT_IS, Recording, chosen_clips
 from voxtrain.listening.measure import Measures
 from voxtrain.listening.score import Heard, Score, VoiceScorer, WordScorer, score_all
-from voxtrain.listening.settings import Similarity, WordErrors
+from voxtrain.listening.settings import ListeningSettings, Similarity, WordErrors
 from voxtrain.listening.similarity import closest, load_embedder, speaker_clips, voices
 from voxtrain.listening.summary import Pace, mean_over_texts, share_of, summaries, training_pace, write_summaries
 from voxtrain.listening.table import ALONE, IN_REFERENCE, Line, Sample, Scores
@@ -157,6 +158,14 @@ def test_a_speaker_is_the_mean_of_the_clips() -> None:
     (voice,) = voices({"s": [row(1), row(2)]}, embed)
     assert voice == pytest.approx([0.5**0.5, 0.5**0.5])
     assert closest(np.array([1.0, 0.0]), np.array([[0.0, 1.0], [0.6, 0.8]])) == 0.6
+
+
+def test_the_page_again_tells_which_scores_were_never_given() -> None:
+    scored = replace(sample(), scores=Scores(words_by="a"))
+    settings = ListeningSettings.model_construct(word_errors=WORDS, similarity=VOICE)
+    assert missing_scores(settings, [sample(), scored]) == ["voices: python -m voxtrain.listening RUN says why"]
+    assert len(missing_scores(settings, [sample()])) == 2
+    assert missing_scores(ListeningSettings.model_construct(word_errors=None, similarity=None), [sample()]) == []
 
 
 @pytest.mark.slow  # to import transformers takes seconds

@@ -81,6 +81,8 @@ def write_page(run: RunFolder, found: Listened) -> None:
         "failures": sum(bool(sample.failed) for sample in found.samples),
         "samples": len(found.samples),
         "notes": found.notes,
+        "words_scored": any(one.scores.words_by for one in found.samples),
+        "voices_scored": any(one.scores.similarity_by for one in found.samples),
         "blind": _embedded(_blind(found, columns, selection)),
     }
     write_whole(run.listening_page, environment.get_template("page.html.j2").render(content))
@@ -98,6 +100,8 @@ def _columns(run: RunFolder, found: Listened, selected: int | None) -> list[Colu
             share_in_words("CER", summary.means["character_error_rate"]),
             number_in_words("similarity", summary.means["speaker_similarity"]),
             number_in_words("pace", summary.means["pace"]),
+            share_in_words("cut", summary.runaway) if summary.runaway.mean > 0 else "",
+            share_in_words("failed", summary.failed) if summary.failed.mean > 0 else "",
         ]
         columns.append(Column(summary.step, mark, tuple(filter(None, figures))))
     return columns
