@@ -85,7 +85,7 @@ class OurLoop:
             kernels=choices.kernels,
         )
         self.module.to(device)
-        self.optimizer = _Bare(self.module.configure_optimizers())
+        self.optimizer = Bare(self.module.configure_optimizers())
         self.module.optimizers = lambda: self.optimizer  # type: ignore[method-assign, assignment]
         self.module.manual_backward = Tensor.backward  # type: ignore[method-assign]
         rows, positions = len(data.rows), data.positions()
@@ -114,7 +114,7 @@ class DefaultAdamW(AdamW, frozen=True):
         return torch.optim.AdamW(parameters, **self.model_dump())
 
 
-class _Bare(pl.core.optimizer.LightningOptimizer):
+class Bare(pl.core.optimizer.LightningOptimizer):
     """An optimizer as VoxModule expects it, without a Trainer behind it."""
 
     def step(self, closure: Any = None, **_: Any) -> None:

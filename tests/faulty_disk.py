@@ -22,7 +22,10 @@ class FaultyDisk:
     Everything works by default. What is under way when a call fails has to be tidied up by calls that may work.
     """
 
-    def __init__(self, root: Path, fails_at: int | None = None, code: int = errno.ENOSPC, *, for_good: bool = False):
+    def __init__(
+        self, root: Path, fails_at: int | str | None = None, code: int = errno.ENOSPC, *, for_good: bool = False
+    ) -> None:
+        """fails_at: the number of a call, or the first that is said so, as in `calls`."""
         self.root, self.fails_at, self.code, self.for_good = str(root), fails_at, code, for_good
         self.on = False
         self.calls: list[str] = []
@@ -31,9 +34,12 @@ class FaultyDisk:
         """Count a call, or raise."""
         if not self.on or not str(path).startswith(self.root):
             return
-        self.calls.append(f"{call} {Path(str(path)).name}")
+        said = f"{call} {Path(str(path)).name}"
+        self.calls.append(said)
         number = len(self.calls) - 1
-        if self.fails_at is not None and (number == self.fails_at or (self.for_good and number > self.fails_at)):
+        if self.fails_at == said:
+            self.fails_at = number
+        if isinstance(self.fails_at, int) and (number == self.fails_at or (self.for_good and number > self.fails_at)):
             raise OSError(self.code, os.strerror(self.code), str(path))
 
 

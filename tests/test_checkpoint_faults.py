@@ -95,7 +95,7 @@ def test_whatever_call_of_a_save_fails_the_run_goes_on_bit_for_bit(
             told += 1
             words = "disk is low" if code == errno.ENOSPC else "could not be written"
             assert words in why, where
-            assert f"resume={root}" in why, where
+            assert ("free some space" if code == errno.ENOSPC else f"resume={root}") in why, where
         newest = read_facts(run).step
         check_content(run.state(newest), read_facts(run))
         for step in run.checkpoint_steps():
@@ -152,13 +152,18 @@ def test_logs_that_cannot_be_written_say_which_why_and_how_to_go_on(
     for number in range(len(sound.calls)):
         for file in tmp_path.iterdir():
             file.unlink()
+        if number % 2:
+            run.state(0).mkdir(parents=True)
         with installed(FaultyDisk(tmp_path, number, code)) as disk:
             disk.on = True
             try:
                 write(run)
             except RunFailed as error:
                 said.append(str(error))
-    assert all(f"resume={tmp_path}" in words and "could not be written" in words for words in said)
+        shutil.rmtree(run.states, ignore_errors=True)
+    assert all("could not be written" in words for words in said)
+    assert all(f"resume={tmp_path}" in words or f"remove {tmp_path} and start again" in words for words in said)
+    assert len({"resume=" in words for words in said}) == 2, "with a state and without"
     assert len(said) >= len(sound.calls) - 2  # closing a log, and sweeping up, may fail without a word
 
 
@@ -167,11 +172,16 @@ def test_a_run_whose_end_cannot_be_recorded_has_failed(
 ) -> None:
     record = RunRecord(RunFolder(tmp_path), ())
     record.write(steps=0)
-    with installed(FaultyDisk(tmp_path, 0, errno.ENOSPC, for_good=True)) as disk:
-        disk.on = True
-        record.close("finished", 0)
-    assert record.exit_code == 1
-    assert f"resume={tmp_path}" in capsys.readouterr().err
+    RunFolder(tmp_path).state(0).mkdir(parents=True)
+    monkeypatch.setattr("voxtrain.run_record.completion_evidence", lambda _: {"complete": True})
+    for status, code, ends_with in (("finished", 0, 1), ("stopped", 3, 3)):
+        with installed(FaultyDisk(tmp_path, 0, errno.ENOSPC, for_good=True)) as disk:
+            disk.on = True
+            record.close(status, code)
+        assert record.exit_code == ends_with
+        told = capsys.readouterr().err
+        assert "run.json could not be written: No space left on device" in told
+        assert (f"resume={tmp_path}" in told) is (status == "finished")
     assert read_json(tmp_path / "run.json")["status"] == "running"
 
 

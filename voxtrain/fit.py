@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from voxtrain.assembly import RunMemory
-from voxtrain.fault import Stopped
+from voxtrain.checkpoint.facts import way_on
+from voxtrain.fault import RunFailed, Stopped
 from voxtrain.preflight import Start
 from voxtrain.settings import Settings
 
@@ -34,7 +35,9 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
     with StopRequest(SIGNALS if ranks.size == 1 else WITHOUT_INTERRUPT) as stop:
         saver = _saver(start, stop) if ranks.rank == 0 else None
         listeners = [] if saver is None else _listeners(start, memory, data, first)
-        trainer = _trainer(start.settings, [*listeners, *_together(start, stop, ranks), *filter(None, [saver])], ranks)
+        judging = [] if saver is None else _judging(start)  # after the saver: what it has saved can be judged
+        callbacks = [*listeners, *_together(start, stop, ranks), *filter(None, [saver]), *judging]
+        trainer = _trainer(start.settings, callbacks, ranks)
         try:
             trainer.fit(module, datamodule=data)
         except SystemExit:  # what Lightning makes of a second Ctrl-C
@@ -50,6 +53,8 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
                 remedies=memory.remedies,
             ) from error
     if saver is not None and saver.stopped is not None:
+        if not start.run.state_steps():
+            raise RunFailed(f"{saver.stopped}\n{way_on(start.run)}")
         raise Stopped(f"{saver.stopped}\nGo on with: python -m voxtrain resume={start.run.root}")
 
 
@@ -109,6 +114,12 @@ def _saver(start: Start, stop: StopRequest) -> SaveCheckpoints:
         resumes=start.resumes,
         versions=package_versions(),
     )
+
+
+def _judging(start: Start) -> list[Callback]:
+    from voxtrain.validation.beside import JudgeBeside
+
+    return [JudgeBeside(start.run)] if start.settings.validation.when == "after_each_checkpoint" else []
 
 
 def _together(start: Start, stop: StopRequest, ranks: Ranks) -> list[Callback]:

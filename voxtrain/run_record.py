@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from voxtrain.checkpoint.facts import way_on
 from voxtrain.checkpoint.slurm import this_job
 from voxtrain.durable import read_json, read_log_rows, write_json
 from voxtrain.fault import DONE, FAILED, RunFailed
@@ -40,32 +41,41 @@ class RunRecord:
 
     def write(self, **values: Any) -> None:
         """Set some values and write the file. Raises RunFailed where it cannot be written."""
-        unknown = set(values) - set(self._values)
-        assert not unknown, f"run.json has no {unknown}"
-        self._values |= values
+        self.note(**values)
         try:
             write_json(self._run.run, self._values)
         except OSError as error:
-            raise RunFailed(
-                f"{self._run.run} could not be written: {error.strerror or error}\nWhat was saved before is untouched. "
-                "Free some space, or see to it that the folder can be written, then go on with: python -m voxtrain "
-                f"resume={self._run.root}"
-            ) from error
+            raise RunFailed(f"{self._not_written(error)}\n{way_on(self._run)}") from error
+
+    def note(self, **values: Any) -> None:
+        """Set some values, to be written when the file is written next."""
+        unknown = set(values) - set(self._values)
+        assert not unknown, f"run.json has no {unknown}"
+        self._values |= values
+
+    def _not_written(self, error: OSError) -> str:
+        return f"{self._run.run} could not be written: {error.strerror or error}"
 
     def add_train_seconds(self, seconds: float) -> None:
         """Count training time over all sittings of the run."""
         self._values["train_seconds"] = round(self._values["train_seconds"] + seconds, 3)
 
     def close(self, status: str, exit_code: int, message: str = "") -> None:
-        """Write how the run ended, with the evidence of completion; where that cannot be written, tell it and fail."""
+        """Write how the run ended, with the evidence of completion.
+
+        Where that cannot be written it is told, and a run that would be done has failed.
+        """
         evidence = completion_evidence(self._run)
         if exit_code == DONE and not evidence["complete"]:
             status, exit_code, message = "failed", FAILED, f"the run ended but its files disagree: {evidence}"
+        self.note(status=status, exit_code=exit_code, message=message, ended=_now(), evidence=evidence)
         try:
-            self.write(status=status, exit_code=exit_code, message=message, ended=_now(), evidence=evidence)
-        except RunFailed as error:
-            print(f"\n{error}", file=sys.stderr)
-            self._values["exit_code"] = FAILED
+            write_json(self._run.run, self._values)
+        except OSError as error:
+            print(f"\n{self._not_written(error)}\nIt does not tell how the run ended.", file=sys.stderr)
+            if exit_code == DONE:  # every other end is told already, with the way on
+                print(way_on(self._run), file=sys.stderr)
+                self._values["exit_code"] = FAILED
 
     @property
     def exit_code(self) -> int:

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.assembly import RunMemory, data_module, memory_plan, vox_module
+from voxtrain.checkpoint.facts import way_on
 from voxtrain.checkpoint.stop import interrupted_by_signals
 from voxtrain.door import tell
 from voxtrain.durable import read_json, read_log_rows, remove_if_empty, write_json, write_whole
@@ -125,11 +126,7 @@ def _interrupted(start: Start, record: RunRecord, before: Mapping[Path, bytes], 
 
 def _file_failed(run: RunFolder, error: OSError) -> RunFailed:
     _keep_traceback(run)
-    return RunFailed(
-        f"{error.strerror or error}: {error.filename or 'a file'}\nWhat was saved before is untouched. Free some "
-        "space, or see to it that the file can be read or written, then go on with: python -m voxtrain "
-        f"resume={run.root}"
-    )
+    return RunFailed(f"{error.strerror or error}: {error.filename or 'a file'}\n{way_on(run)}")
 
 
 def _keep_traceback(run: RunFolder) -> None:
@@ -159,7 +156,7 @@ def train(start: Start, record: RunRecord) -> None:
         fit(start, module, data, memory, ALONE)
     finally:
         record.add_train_seconds(time.monotonic() - began)
-        record.write(steps=module.steps_done, skipped=list(module.skipped))
+        record.note(steps=module.steps_done, skipped=list(module.skipped))
         del module, data
         free_the_gpu()
 
@@ -205,7 +202,7 @@ def _train_together(start: Start, record: RunRecord) -> None:
         record.add_train_seconds(time.monotonic() - began)
         rows = read_log_rows(start.run.metrics)
         skipped = [int(row["step"]) for row in rows if row["train/skipped"] == "1"]
-        record.write(steps=int(rows[-1]["step"]) if rows else 0, skipped=skipped)
+        record.note(steps=int(rows[-1]["step"]) if rows else 0, skipped=skipped)
     if stopped is not None:
         raise Stopped(stopped)
 

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 
+from voxtrain.checkpoint.facts import way_on
 from voxtrain.checkpoint.held import Abandoned, Held
 from voxtrain.fault import RunFailed
 from voxtrain.memory.disk import RESERVE_BYTES, free_bytes, told_size
+from voxtrain.run_folder import RunFolder
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -127,10 +129,8 @@ class BackgroundWriter:
             job.write()
         except OSError as error:
             if error.errno not in FULL_DISK:
-                raise RunFailed(
-                    f"{job.what} could not be written: {error}\nWhat was saved before is untouched. See to it that "
-                    f"{self._root} can be written, then go on with: python -m voxtrain resume={self._root}"
-                ) from error
+                why = f"{job.what} could not be written: {error}"
+                raise RunFailed(f"{why}\n{way_on(RunFolder(self._root))}") from error
             self._low.append(LowDisk(job.what, job.needed_bytes, free_bytes(self._root)))
 
 

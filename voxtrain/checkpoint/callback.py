@@ -250,7 +250,7 @@ class SaveCheckpoints(pl.Callback):
     def _heed(self, low: list[LowDisk]) -> None:
         if low:
             self._disk_is_low = True
-            self._stop.request(f"{low[0]} (free some space and go on with resume={self._run.root})")
+            self._stop.request(f"{low[0]} (free some space before you go on)")
 
 
 def _told(facts: Facts) -> str:

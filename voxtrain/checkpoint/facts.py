@@ -112,6 +112,14 @@ def rows_fingerprint(run: RunFolder) -> str | None:
     return digest_of(rows, "sha256") if rows.is_file() else None
 
 
+def way_on(run: RunFolder) -> str:
+    """How to go on where the disk failed a run: the end of a message."""
+    mend = "Free some space, or see to it that the folder can be written, then"
+    if run.state_steps():
+        return f"What was saved before is untouched. {mend} go on with: python -m voxtrain resume={run.root}"
+    return f"Nothing had been learnt yet. {mend} remove {run.root} and start again."
+
+
 def broken(folder: Path, what: str) -> Fault:
     """The fault of a state that cannot be gone on from."""
     remedy = (

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +18,17 @@ from typing import TextIO
 
 from voxtrain.fault import Fault, InputError
 
+POLL_S = 0.5
+
 
 @contextmanager
-def held(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock at `path` inside the context. Raises InputError, naming the holder, when another process does.
+def held(path: Path, doing: str, *, waits: bool = False) -> Iterator[None]:
+    """Hold the lock at `path` inside the context. Where another process does, wait, or raise InputError naming it.
 
     doing: what for, `judging` or `pruning`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _locked(path)
+    file = _locked(path, waits)
     try:
         file.write(f"process {os.getpid()} on {socket.gethostname()} is {doing} this run")
         file.flush()
@@ -34,7 +38,8 @@ def held(path: Path, doing: str) -> Iterator[None]:
         file.close()
 
 
-def _locked(path: Path) -> TextIO:
+def _locked(path: Path, waits: bool) -> TextIO:
+    told = False
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
@@ -43,6 +48,12 @@ def _locked(path: Path) -> TextIO:
             file.seek(0)
             holder = file.read() or "another process is judging or pruning this run"
             file.close()
+            if waits:
+                if not told:
+                    print(f"Waiting: {holder}.", file=sys.stderr, flush=True)
+                told = True
+                time.sleep(POLL_S)
+                continue
             raise InputError(Fault(str(path.parent), holder, "wait until it has ended, then ask again")) from None
         if _is_still_there(file, path):
             file.truncate(0)  # a dead holder's name

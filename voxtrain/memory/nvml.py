@@ -20,6 +20,16 @@ def card_used_gib(device: torch.device) -> float | None:
         return None
 
 
+def card_free_gib(device: torch.device) -> float | None:
+    """GiB that nobody uses on the card. Puts no context on it."""
+    import pynvml
+
+    try:
+        return float(pynvml.nvmlDeviceGetMemoryInfo(_handle(device)).free / GIB)
+    except pynvml.NVMLError:
+        return None
+
+
 def process_used_gib(device: torch.device) -> float | None:
     """GiB that this process holds on the card, CUDA's context included."""
     return next((gib for pid, gib in processes_gib(device) if pid == os.getpid()), None)

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
+from voxtrain.checkpoint.facts import way_on
 from voxtrain.durable import cut_log_back, read_log_rows
 from voxtrain.fault import RunFailed
 from voxtrain.metrics.peak import peak_gib
@@ -77,11 +78,10 @@ def _other_columns(path: Path, found: set[str]) -> str:
     )
 
 
-def _not_written(path: Path, error: OSError) -> str:
+def _not_written(run: RunFolder, error: OSError) -> str:
     return (
-        f"{path} could not be written: {error.strerror or error}\nA step that is not in it does not count; what was "
-        "saved before is untouched. Free some space, or see to it that the folder can be written, then go on with: "
-        f"python -m voxtrain resume={path.parent}"
+        f"{run.metrics} could not be written: {error.strerror or error}\nA step that is not in it does not count. "
+        f"{way_on(run)}"
     )
 
 
@@ -95,7 +95,7 @@ class StepLog(pl.Callback):
     def __init__(self, run: RunFolder, first_step: int) -> None:
         """first_step: updates done before this sitting; 0 for a new run."""
         super().__init__()
-        self._path, self._first_step = run.metrics, first_step
+        self._run, self._path, self._first_step = run, run.metrics, first_step
         self._file: IO[str] | None = None
         self._audio_seconds, self._peak_gib = 0.0, 0.0
 
@@ -119,7 +119,7 @@ class StepLog(pl.Callback):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
-            raise RunFailed(_not_written(self._path, error)) from error
+            raise RunFailed(_not_written(self._run, error)) from error
         if rows:
             self._audio_seconds = float(rows[-1]["train/audio_seconds"])
         if not rows:
@@ -144,7 +144,7 @@ class StepLog(pl.Callback):
             self._file.flush()
             os.fsync(self._file.fileno())  # a state that survives a power cut must find its rows
         except OSError as error:
-            raise RunFailed(_not_written(self._path, error)) from error
+            raise RunFailed(_not_written(self._run, error)) from error
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Close the file: Lightning does not call `teardown` after an exception."""

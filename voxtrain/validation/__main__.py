@@ -4,11 +4,14 @@
 
 --select-only judges nothing, nor does --votes: it takes the votes of a blind comparison, as the listening page hands
 them out, into the selection; a file that is handed in again counts once. --brief leaves the words about the selection
-to a later call, as the process after training does: it judges, lets the checkpoints speak, and then selects again.
+to a later call, as the process after training does: it judges, lets the checkpoints speak, and then selects again;
+where another process judges, it waits. --beside is for judging while training goes on: it leaves the words out too, and
+takes the lowest priority.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 
     from voxtrain.settings import Settings
 
-ONLY_SELECT, BRIEF, VOTES = "--select-only", "--brief", "--votes"
+ONLY_SELECT, BRIEF, BESIDE, VOTES = "--select-only", "--brief", "--beside", "--votes"
+LOWEST_PRIORITY = 19
 JUDGING = ("draws", "max_positions", "dtype", "device")
 SELECTS = (
     *(f"validation.{setting}" for setting in ValidationSettings.model_fields if setting not in ("when", *JUDGING)),
@@ -54,7 +58,9 @@ def main(arguments: list[str]) -> int:
         raise InputError(Fault(str(folder), "this run holds no checkpoint yet", "wait for the first, or train"))
     for sitting in take_votes(run, files):
         print(f"{len(sitting.votes)} blind votes between steps {' and '.join(map(str, sitting.steps))} are taken in.")
-    with held(run.evaluation_lock, "judging"):
+    if BESIDE in flags:
+        os.nice(LOWEST_PRIORITY)
+    with held(run.evaluation_lock, "judging", waits=BRIEF in flags):
         judging = Judging(read_rows(run)) if select_only else judge(run, settings.validation, sources(settings))
         if judging.table is None:
             what = "; ".join(f"step {step}: {why}" for step, why in judging.not_judged.items()) or "nothing was judged"
@@ -67,7 +73,7 @@ def main(arguments: list[str]) -> int:
         choice = select(run, evidence, wanted.rule, wanted.guards, judging.not_judged, detail)
     if not select_only:
         show_losses(evidence, choice)
-    if BRIEF not in flags:
+    if not flags & {BRIEF, BESIDE}:
         show_choice(choice)
         tell_logger(settings, run)
         mark_again(run, before)
@@ -115,9 +121,9 @@ def parse(arguments: list[str]) -> tuple[Path, set[str], list[str]]:
     flags = [argument for argument in arguments if argument.startswith("-")]
     paths, overrides = split_arguments([argument for argument in arguments if not argument.startswith("-")])
     faults = [
-        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT}, {VOTES} FILE and {BRIEF}")
+        Fault(flag, "this door has no such flag", f"it has {ONLY_SELECT}, {VOTES} FILE, {BRIEF} and {BESIDE}")
         for flag in flags
-        if flag not in (ONLY_SELECT, BRIEF)
+        if flag not in (ONLY_SELECT, BRIEF, BESIDE)
     ]
     if len(paths) != 1:
         given = "no run folder was named" if not paths else f"{len(paths)} run folders were named"

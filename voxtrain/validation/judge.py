@@ -6,6 +6,7 @@ checkpoint, so that a judge that was killed goes on where it was, and one that i
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from voxtrain.fault import Fault, InputError, RunFailed
 from voxtrain.manifest.prepare import read_split
 from voxtrain.model.folder import is_complete
+from voxtrain.model.size import parameter_counts
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.validation.settings import ValidationSettings
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from voxtrain.manifest.row import Row
     from voxtrain.model.upstream import VoxCPM2Model
     from voxtrain.validation.losses import DrawLoss
+
+
+ROOM_GIB = 1.5
+"""Beside the weights, on a card. Assumed: a context takes about half a GiB."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,15 @@ def _judge_steps(
     wanted: dict[str, Any],
     judging: Judging,
 ) -> None:
+    from voxtrain.memory.room import wait_for_room
     from voxtrain.model.device import chosen_device
 
     device = chosen_device("validation.device", settings.device)
     rows = read_split(DataFolder(run.data), "validation")
     names = [(row.id, row.group) for row in rows]
-    packed = _packed_rows(rows, model_folder(run, todo, sources), sources)
+    folder = model_folder(run, todo, sources)
+    wait_for_room(device, _needed_gib(folder, settings), "validation.device=cpu does not wait.")
+    packed = _packed_rows(rows, folder, sources)
     pairs, seconds = len(rows) * settings.draws, 0.0
     model: VoxCPM2Model | None = None
     for number, step in enumerate(todo, start=1):
@@ -102,6 +111,12 @@ def _judge_steps(
         left = f", {seconds / done * (len(todo) - number):.0f} s left" if number < len(todo) else ""
         speed = f"{done * pairs / max(seconds, 1e-9):.3g} rows/s"
         print(f"step {step} judged ({number} of {len(todo)}, {speed}{left})", file=sys.stderr, flush=True)
+
+
+def _needed_gib(folder: Path, settings: ValidationSettings) -> float:
+    """GiB on a card: the weights, CUDA's context and what a few rows hold."""
+    counts = parameter_counts(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return counts["trainable"] * {"fp32": 4, "bf16": 2}[settings.dtype] / 2**30 + ROOM_GIB
 
 
 def _packed_rows(rows: list[Row], folder: Path, sources: Sources) -> list[PackedRow]:

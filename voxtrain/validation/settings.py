@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, PositiveInt, field_validator
+from pydantic import BaseModel, Field, PositiveInt
 
 Rule = Literal["earliest_in_tie_set", "lowest"]
 Share = Annotated[float, Field(ge=0, le=1)] | None
@@ -33,13 +33,3 @@ class ValidationSettings(BaseModel, frozen=True, extra="forbid"):
     max_positions: PositiveInt  # padded positions that go through the model together
     dtype: Literal["fp32", "bf16"]  # of the weights while judging
     device: Literal["auto", "cuda", "cpu"]
-
-    @field_validator("when")
-    @classmethod
-    def _is_there_yet(cls, value: str) -> str:
-        if value == "after_each_checkpoint":
-            raise ValueError(
-                "judging while training goes on is not there yet; choose after_training, and run "
-                "`python -m voxtrain.validation RUN` beside the run whenever you like"
-            )
-        return value
