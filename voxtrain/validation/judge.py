@@ -97,9 +97,9 @@ def _judge_steps(
     model: VoxCPM2Model | None = None
     for number, step in enumerate(todo, start=1):
         try:
-            model = _filled(model, run.checkpoint(step), settings, sources, device)
+            model = _filled(model, run, step, settings, sources, device)
         except (InputError, OSError, ValueError, KeyError) as error:
-            judging.not_judged[step] = _why(error)
+            judging.not_judged[step] = _why(error, run.checkpoint(step))
             print(f"step {step} is not judged: {judging.not_judged[step]}", file=sys.stderr, flush=True)
             continue
         began = time.monotonic()
@@ -127,12 +127,14 @@ def _packed_rows(rows: list[Row], folder: Path, sources: Sources) -> list[Packed
     from voxtrain.model import upstream
 
     def encode(wave: np.ndarray) -> torch.Tensor:  # the AudioVAE is loaded when the first clip is missing
-        return upstream.load_encoder(folder)(wave)
+        latents = upstream.load_encoder(folder)(wave)
+        give_back_freed_memory()  # else what clips of all lengths leave behind adds up: 5 GiB after 40 of them
+        return latents
 
     cache = LatentCache(sources.latent_folder, upstream.vae_key(folder), encode, sources.keep_tail_s)
     cache.ensure(rows, progress=True)
     upstream.release_encoder()
-    give_back_freed_memory()  # of encoding, which takes more than judging does
+    give_back_freed_memory()
     return packed_rows(rows, upstream.load_tokenizer(folder), cache.latents)
 
 
@@ -146,13 +148,20 @@ def model_folder(run: RunFolder, steps: list[int], sources: Sources) -> Path:
 
 
 def _filled(
-    model: VoxCPM2Model | None, folder: Path, settings: ValidationSettings, sources: Sources, device: torch.device
+    model: VoxCPM2Model | None,
+    run: RunFolder,
+    step: int,
+    settings: ValidationSettings,
+    sources: Sources,
+    device: torch.device,
 ) -> VoxCPM2Model:
     import torch
 
-    from voxtrain.checkpoint.weights import first_model, put_weights
+    from voxtrain.checkpoint.weights import check_belongs, first_model, put_weights
     from voxtrain.memory.host import give_back_freed_memory
 
+    check_belongs(run, step)
+    folder = run.checkpoint(step)
     if model is None:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
         model = first_model(folder, sources.base, sources.lora, device, dtype)
@@ -177,7 +186,9 @@ def _losses(
         ) from None
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, folder: Path) -> str:
+    if not folder.is_dir():
+        return "it is no longer there"
     if isinstance(error, InputError):
         return "; ".join(fault.what for fault in error.faults)
     if isinstance(error, FileNotFoundError):
