@@ -66,12 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.validation", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="which to measure; none: all")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"which to measure: {', '.join(PARTS)}; none: all")
     parser.add_argument("--speech", type=Path, default=SPEECH, help="folder with manifest.jsonl and its audio")
     parser.add_argument("--shape", type=Path, default=SHAPE, help="the model")
     parser.add_argument("--threads", type=int, default=2, help="threads that torch computes with")
     parser.add_argument("--rounds", type=int, default=5, help="how often each loop's time counts")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    unknown = [part for part in chosen.parts if part not in PARTS]  # `choices` refuses none at all on Python 3.11
+    if unknown:
+        parser.error(f"there is no part {', '.join(unknown)}: {', '.join(PARTS)}")
+    return chosen
 
 
 def _speed(chosen: argparse.Namespace, scratch: Path, folder: Path, shape: dict[str, Any], material: Material) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from omegaconf import DictConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -27,6 +29,31 @@ def pytest_collection() -> Iterator[None]:
         gc.freeze()
         gc.set_threshold(7000, 10, 10)
         gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """The options of conf/ do not change while tests run: what was composed before is copied, at a fifth of the time.
+
+    Nothing in what is composed is resolved yet, so neither the environment nor the working folder has a part in it;
+    with Hydra's own settings they have, and faults are told anew.
+    """
+    from voxtrain import composition
+
+    really, known = composition.hydra_compose, {}
+
+    def compose(name: str, overrides: list[str], return_hydra_config: bool = False) -> DictConfig:
+        searches = any("searchpath" in override for override in overrides)
+        if return_hydra_config or searches:
+            return really(name, overrides, return_hydra_config=return_hydra_config)
+        key = tuple(overrides)
+        if key not in known:
+            known[key] = really(name, overrides)
+        return deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composition, "hydra_compose", compose)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -210,6 +210,6 @@ def write_memory(run: RunFolder) -> None:
         "optimizer_off_card": 0.0,
         "device": "cpu",
     }
-    write_json(
-        run.memory, {"predicted": predicted, "measured": measured, "error": {"weights": 0.0, "gradients": -0.04}}
-    )
+    phases = {"first_forward": {"predicted": 1.25, "measured": 1.31, "error": -0.0458}}
+    receipt = {"predicted": predicted, "measured": measured, "error": {"weights": 0.0, "gradients": -0.04}}
+    write_json(run.memory, {**receipt, "phases": phases})

@@ -15,20 +15,25 @@ from voxtrain.checkpoint.changes import can_change
 from voxtrain.checkpoint.facts import read_facts
 from voxtrain.durable import read_log_rows, write_json
 from voxtrain.fault import InputError
-from voxtrain.preflight import Start, resume_start, steps_for_nothing, world_faults
+from voxtrain.preflight import Start, plan_start, resume_start, steps_for_nothing, world_faults
 from voxtrain.run_folder import RunFolder
 from voxtrain.settings import compose
 
 LORA = ("+recipe=lora_demo", "train.max_steps=100", "schedule.final_share=0.5", "tuning.rank=4")
 
 
+@pytest.fixture(scope="module")
+def config(cache: Path) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(compose([*LORA, f"data.cache_dir={cache}"]).plain))
+
+
 @pytest.fixture
-def run(tmp_path: Path, cache: Path) -> RunFolder:
+def run(tmp_path: Path, cache: Path, config: str) -> RunFolder:
     """A run that was stopped after 60 of 100 steps, as far as its settings tell."""
     run = RunFolder(tmp_path / "run")
     run.state(60).mkdir(parents=True)
     given = [*LORA, f"data.cache_dir={cache}"]
-    run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(compose(given).plain)))
+    run.config.write_text(config)
     write_json(run.run, {"status": "stopped", "overrides": given})
     return run
 
@@ -61,6 +66,21 @@ def test_a_new_schedule_is_that_of_a_run_begun_with_all_steps(run: RunFolder) ->
     begun = compose([*LORA, "train.max_steps=200"])
     assert [lr_factor(start, n) for n in range(200)] == [begun.schedule.factor(n, 200) for n in range(200)]
     assert going_on(run).settings.plain == start.settings.plain, "the next sitting goes on as this one did"
+
+
+def test_checkpoints_of_another_course_are_not_passed_off_as_those_of_a_new_one(run: RunFolder) -> None:
+    """A run that was killed between two saves comes by the second once more, and would keep what it finds there."""
+    run.checkpoint(60).mkdir(parents=True)
+    changes = ("optimizer.lr=0.25", "schedule.final_share=0.1", "train.max_steps=150")
+    for change in changes:
+        assert resume_start(run.root, ["train.schedule_on_resume=new", change]).resumes
+    run.checkpoint(80).mkdir()
+    for change in changes:
+        with pytest.raises(InputError, match=r"step 80 lie beyond the newest state \(step 60\)") as caught:
+            resume_start(run.root, ["train.schedule_on_resume=new", change])
+        assert str(run.evaluation) in str(caught.value)
+    going_on(run, "train.schedule_on_resume=new", "checkpoint.every=7")
+    going_on(run, "train.schedule_on_resume=keep", "train.max_steps=150")
 
 
 def test_steps_beyond_a_schedule_that_ends_at_zero_are_told(run: RunFolder) -> None:
@@ -115,6 +135,22 @@ def test_a_change_may_be_taken_back_and_the_first_command_repeated(run: RunFolde
 
 def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "VOXTRAIN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_latest_run_is_the_newest_that_is_not_finished(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no unfinished run lies under"):
+        plan_start(["+recipe=lora_demo", "resume=latest"])
+    for name, status in (("1", "stopped"), ("2", "failed"), ("3", "finished"), ("4", None)):
+        run = RunFolder(tmp_path / "outputs" / "lora_demo" / name)
+        run.state(60).mkdir(parents=True)
+        run.config.write_text(config)
+        if status is not None:
+            write_json(run.run, {"status": status, "overrides": [*LORA]})
+    start = plan_start(["+recipe=lora_demo", "resume=latest"])
+    assert (start.run.root.name, start.resumes) == ("2", True)
 
 
 @pytest.mark.slow

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from voxtrain.checkpoint.__main__ import main
+from voxtrain.checkpoint.card import cli_flags
 from voxtrain.checkpoint.export import chosen_step, export
 from voxtrain.checkpoint.writer import write_checkpoint
 from voxtrain.durable import write_json, write_table
@@ -17,7 +21,11 @@ from voxtrain.model import upstream
 from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.settings import compose
 
-LORA = {"r": 2, "alpha": 6, "dropout": 0.0, "enable_lm": True}
+TARGETS = ["q_proj", "v_proj", "k_proj", "o_proj"]
+LORA = {
+    **{"r": 2, "alpha": 6, "dropout": 0.0, "enable_lm": True, "enable_dit": False, "enable_proj": False},
+    **{"target_modules_lm": TARGETS, "target_modules_dit": TARGETS, "target_proj_modules": ["fusion_concat_proj"]},
+}
 
 
 def weights(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -62,8 +70,13 @@ def judge(run: RunFolder, selected: int) -> None:
     rows = [{"step": s, "loss/total": 0.9, "loss/diff": 0.8, "loss/stop": 0.1} for s in run.checkpoint_steps()]
     write_table(run.evaluated_checkpoints, rows)
     write_json(run.selection, {"selected_step": selected, "tie_set": [selected], "rule": "lowest"})
-    audit = {"rows_in": 120, "rows_kept": 80, "rejects_by_rule": {"empty_text": 37, "too_short": 3, "silent": 0}}
+    splits = {"train": {"groups": 7, "rows": 60, "seconds": 1800.0}}
+    rejects = {"empty_text": 37, "too_short": 3, "silent": 0}
+    audit = {"rows_in": 120, "rows_kept": 80, "rejects_by_rule": rejects, "seconds_kept": 5400.0, "splits": splits}
     write_json(DataFolder(run.data).audit, audit)
+    learnt = {"_target_": "a.b.C", "lr": 1e-05, "betas": [0.9, 0.95]}
+    settings = {"seed": 5, "optimizer": learnt, "data": {"manifest": "/home/me/rows.jsonl"}}
+    run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 def test_a_full_checkpoint_is_copied_as_it_is_with_a_card(tmp_path: Path, base: Path) -> None:
@@ -75,7 +88,11 @@ def test_a_full_checkpoint_is_copied_as_it_is_with_a_card(tmp_path: Path, base: 
         assert not (out / path.name).samefile(path), "an export leaves the machine: it shares no file with the run"
     card = (out / "README.md").read_text()
     assert "Step 10, after 80 rows" in card
-    assert "80 of 120 rows were kept. Rejected: empty_text 37, too_short 3." in card
+    assert "80 of 120 rows were kept, 1.50 hours. Rejected: empty_text 37, too_short 3." in card
+    assert "| train | 7 | 60 | 0.50 hours |" in card
+    assert "```yaml\nseed: 5\noptimizer:\n  lr: 1.0e-05\n  betas:\n  - 0.9\n  - 0.95\n```" in card
+    assert "/home/me" not in card, "a card is published"
+    assert "license: " in card
     assert "| **10** | **0.900000** |" in card
     assert "selected by the rule `lowest`; tie set: 10" in card
 
@@ -102,6 +119,7 @@ def test_a_card_says_what_is_not_known(tmp_path: Path, base: Path) -> None:
     card = (out / "README.md").read_text()
     assert "was not judged" in card
     assert "holds no audit" in card
+    assert "holds no settings" in card
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -120,7 +138,19 @@ def test_merged_weights_are_base_plus_scaled_product(tmp_path: Path, base: Path,
 def test_an_adapter_is_exported_as_one(tmp_path: Path, base: Path) -> None:
     out = export(lora_run(tmp_path / "run", base), 10, tmp_path / "out", merged=False)
     assert {p.name for p in out.iterdir()} == {"lora_weights.safetensors", "lora_config.json", "step.json", "README.md"}
-    assert str(base) in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert f"--model-path {base} --lora-path FOLDER --lora-r 2 --lora-alpha 6 --lora-disable-dit`" in card
+
+
+@pytest.mark.parametrize("beyond", [{"enable_proj": True}, {"target_modules_lm": ["q_proj"]}])
+def test_the_command_line_is_not_named_where_it_would_lose_a_part(
+    tmp_path: Path, base: Path, beyond: dict[str, Any]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    write_checkpoint(run, 10, adapter(), base, LORA | beyond, "bf16", {"rows_seen": 80})
+    card = (export(run, 10, tmp_path / "out", merged=False) / "README.md").read_text()
+    assert "--lora-path" not in card
+    assert "needs the merged export" in card
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path, base: Path) -> None:
@@ -200,3 +230,52 @@ class TestUpstream:
             adapted, put_in, plain = (m.base_lm(x)[0] for m in (model, merged, base))
         torch.testing.assert_close(put_in, adapted, rtol=1e-4, atol=1e-5)  # one sum in another order, through layers
         assert (plain - adapted).abs().max() > 1e-2, "the adapter does nothing, so this test proves nothing"
+
+    @pytest.mark.slow
+    def test_its_command_line_and_from_pretrained_load_what_is_exported(
+        self, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        from voxcpm import VoxCPM, cli
+
+        model = upstream.load_model(tiny_folder, None, torch.device("cpu"), torch.float32)
+        tensors = {name: value + 0.01 for name, value in model.state_dict().items()}
+        run = RunFolder(tmp_path / "run")
+        write_checkpoint(run, 1, tensors, tiny_folder, None, "fp32", {"rows_seen": 8})
+        out = str(export(run, 1, tmp_path / "out", merged=False))
+        asked = ["design", "--text", "x", "--output", "x.wav", "--device", "cpu", "--no-denoiser", "--no-optimize"]
+        doors = (
+            cli.load_model(cli._build_parser().parse_args([*asked, "--model-path", out])),
+            VoxCPM.from_pretrained(out, load_denoiser=False, optimize=False, device="cpu"),
+        )
+        for loaded in doors:
+            theirs = loaded.tts_model.state_dict()
+            assert all(torch.equal(theirs[name], tensors[name].to(theirs[name].dtype)) for name in tensors)
+
+    @pytest.mark.slow
+    def test_its_command_line_loads_an_adapter_as_the_card_says(self, tiny_folder: Path, tmp_path: Path) -> None:
+        """All of it, with the flags of the card; with projections it loses some, and the card does not name it."""
+        for more, keeps_all in (((), True), (("tuning.projections=true",), False)):
+            tuning = compose(["+recipe=lora_demo", "tuning.rank=4", "tuning.alpha=12", *more]).tuning
+            model = upstream.load_model(tiny_folder, tuning, torch.device("cpu"), torch.float32)
+            tensors = {name: torch.randn_like(value) * 0.05 for name, value in upstream.adapters(model).items()}
+            run = RunFolder(tmp_path / f"run_{keeps_all}")
+            write_checkpoint(run, 1, tensors, tiny_folder, tuning.adapter_config(), "bf16", {"rows_seen": 8})
+            out = export(run, 1, tmp_path / f"out_{keeps_all}", merged=False)
+            told = re.findall(r"`(--model-path .*)`", (out / "README.md").read_text())
+            assert len(told) == keeps_all
+            flags = ["--lora-path", str(out), *cli_flags(tuning.lora_config()), "--model-path", str(tiny_folder)]
+            loaded = from_command_line(told[0].replace("FOLDER", str(out)).split() if told else flags)
+            theirs = {name: value for name, value in loaded.state_dict().items() if "lora_" in name}
+            assert (set(theirs) == set(tensors)) is keeps_all
+            assert all(torch.equal(value, tensors[name].to(value.dtype)) for name, value in theirs.items())
+            scales = {part.scaling for part in loaded.modules() if hasattr(part, "scaling")}
+            assert {float(scale) for scale in scales} == {3.0}
+
+
+def from_command_line(flags: list[str]) -> upstream.VoxCPM2Model:
+    """The model that upstream's command line loads."""
+    from voxcpm import cli
+
+    asked = ["design", "--text", "x", "--output", "x.wav", "--device", "cpu", "--no-denoiser", "--no-optimize"]
+    model: upstream.VoxCPM2Model = cli.load_model(cli._build_parser().parse_args([*asked, *flags])).tts_model
+    return model

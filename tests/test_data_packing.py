@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from data_material import DIM, HOP, PATCH, SmallVae, bytes_of, row_of, small_enc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from voxcpm.training.packers import AudioFeatureProcessingPacker
 
 from voxtrain.batch import Draws, MicroBatch
 from voxtrain.data.draws import training_draws
@@ -26,9 +26,16 @@ def wave_of(seed: int, samples: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
 
 
+def packer_of_upstream() -> Any:
+    """Imported late: it brings `datasets` along, and with it seconds of imports."""
+    from voxcpm.training.packers import AudioFeatureProcessingPacker
+
+    return AudioFeatureProcessingPacker
+
+
 def upstream_batch(clips: list[Clip], with_references: bool) -> dict[str, Tensor]:
     """What the installed packer makes of the clips, fed as its own collator feeds it (data.py: collate_fn)."""
-    packer = AudioFeatureProcessingPacker(1, 8192, PATCH, DIM, SmallVae())
+    packer = packer_of_upstream()(1, 8192, PATCH, DIM, SmallVae())
     pad = torch.nn.utils.rnn.pad_sequence
     references = None
     if with_references:
@@ -78,6 +85,7 @@ def assert_same(ours: MicroBatch, theirs: dict[str, Tensor]) -> None:
 SAMPLES = st.integers(1, 12 * HOP * PATCH)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 9), SAMPLES), min_size=1, max_size=5), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_equal_to_upstreams_packer(sizes: list[tuple[int, int]], seed: int) -> None:
@@ -85,6 +93,7 @@ def test_equal_to_upstreams_packer(sizes: list[tuple[int, int]], seed: int) -> N
     assert_same(our_batch(clips), upstream_batch(clips, with_references=False))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 9), SAMPLES, st.none() | SAMPLES), min_size=1, max_size=5), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_equal_to_upstreams_packer_with_reference_audio(sizes: list[tuple[int, int, int | None]], seed: int) -> None:
@@ -96,12 +105,13 @@ def test_equal_to_upstreams_packer_with_reference_audio(sizes: list[tuple[int, i
     assert_same(our_batch(clips), upstream_batch(clips, with_references=True))
 
 
+@pytest.mark.slow
 def test_equal_to_upstreams_packer_with_the_tiny_models_own_vae(tiny_folder: Path) -> None:
     from voxtrain.model.upstream import load_encoder, load_tokenizer, load_vae
 
     encode, tokenize, vae = load_encoder(tiny_folder), load_tokenizer(tiny_folder), load_vae(tiny_folder)
     tokens, wave, reference = tokenize("The old ferry."), wave_of(1, 7001), wave_of(2, 5120)
-    packer = AudioFeatureProcessingPacker(1, 8192, 4, 16, vae)
+    packer = packer_of_upstream()(1, 8192, 4, 16, vae)
     text = torch.tensor(tokens, dtype=torch.int32)
     fields = ("text_tokens", "audio_feats", "text_mask", "audio_mask", "loss_mask", "labels")
     theirs = packer.process_tts_data_with_ref(torch.from_numpy(reference), torch.from_numpy(wave), text)

@@ -23,12 +23,18 @@ from voxtrain.settings import compose
 Door = Callable[[list[str]], int]
 
 
+@pytest.fixture(scope="module")
+def config() -> str:
+    """The settings of a run of the tiny model."""
+    settings = compose(["+recipe=lora_24gb", "model=tiny", "data.manifest=rows.jsonl"])
+    return OmegaConf.to_yaml(OmegaConf.create(settings.plain))
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(tmp_path: Path, config: str) -> RunFolder:
     """A run on rows of 2 and 4 seconds; a longer one is for validation."""
     run = RunFolder(tmp_path / "run")
-    settings = compose(["+recipe=lora_24gb", "data.manifest=rows.jsonl"])
-    write_whole(run.config, OmegaConf.to_yaml(OmegaConf.create(settings.plain)))
+    write_whole(run.config, config)
     row = {"audio": "/a.wav", "text": "hi", "group": "p", "line": 1}
     for split, lasting in (("train", (2.0, 4.0)), ("validation", (9.0,))):
         rows = [{**row, "id": str(seconds), "duration": seconds} for seconds in lasting]
@@ -99,6 +105,7 @@ def test_use_goes_by_whole_names(override: str, is_used: bool) -> None:
     assert [fault.where for fault in found] == ([] if is_used else [override])
 
 
+@pytest.mark.slow
 def test_a_run_is_planned_with_its_own_training_rows(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert memory.main([str(run.root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["longest"]["audio_positions"] == 25  # 4 s, neither 9 nor 30

@@ -81,6 +81,7 @@ def test_no_text_column(door: Door, rows: list) -> None:
     refused(door("+recipe=demo", write_manifest(rows)), "text")
 
 
+@pytest.mark.slow
 def test_every_row_rejected_shows_the_ledger(door: Door, rows: list) -> None:
     Path("broken.wav").write_text("this is no audio")
     rows[0]["text"] = " "
@@ -93,12 +94,14 @@ def test_every_row_rejected_shows_the_ledger(door: Door, rows: list) -> None:
     refused(door("+recipe=demo", write_manifest(rows)), "empty_text", "missing_audio", "unreadable_audio")
 
 
+@pytest.mark.slow
 def test_reject_share(door: Door, rows: list) -> None:
     for row in rows[:3]:
         row["text"] = ""
     refused(door("+recipe=demo", write_manifest(rows), "clean.max_reject_share=0.2"), "max_reject_share", "empty_text")
 
 
+@pytest.mark.slow
 def test_one_parent_cannot_be_split(door: Door, rows: list) -> None:
     for row in rows:
         row["parent"] = "one"
@@ -119,6 +122,7 @@ def test_unknown_recipe(door: Door) -> None:
     refused(door("+recipe=demmo"), "demmo", "full_sft_24gb")
 
 
+@pytest.mark.slow
 def test_recipe_without_plus(door: Door) -> None:
     refused(door("recipe=demo"), "+recipe=")
 
@@ -137,6 +141,7 @@ def test_negative_sizes_are_told_together(door: Door) -> None:
     refused(outcome, "train.batch_size = -1", "train.max_steps = 0", "clean.min_seconds = -2", "3 things are wrong")
 
 
+@pytest.mark.slow
 def test_unknown_key_and_wrong_type_are_told_together(door: Door) -> None:
     outcome = door("+recipe=demo", "train.max_step=5", "optimizer.lr=fast")
     refused(outcome, "train.max_step", "train.max_steps", "optimizer.lr = fast")
@@ -150,6 +155,7 @@ def test_manifest_not_given(door: Door) -> None:
     refused(door("+recipe=full_sft_24gb"), "data.manifest")
 
 
+@pytest.mark.slow
 def test_run_folder_that_is_not_empty(door: Door) -> None:
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("keep me")

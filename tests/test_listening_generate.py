@@ -85,6 +85,7 @@ def test_every_checkpoint_says_every_text(runs: dict[str, RunFolder]) -> None:
             assert not sample.failed
 
 
+@pytest.mark.slow
 def test_a_sample_is_that_of_a_freshly_loaded_checkpoint(runs: dict[str, RunFolder]) -> None:
     for run in runs.values():
         settings = settings_of(run)
@@ -131,6 +132,7 @@ def test_only_what_changed_is_made_again(run: RunFolder, runs: dict[str, RunFold
     assert samples[10, "Good morning."] == samples[0, "Good morning."]  # it has the base model's weights now
 
 
+@pytest.mark.slow
 def test_other_texts_replace_these(run: RunFolder) -> None:
     assert main([str(run.root), "listening.texts=[Other.]", "listening.seeds=2"]) == DONE
     wanted = {f"step_{step:07d}/{text_id('Other.')}_{take}.wav" for step in STEPS for take in (1, 2)}

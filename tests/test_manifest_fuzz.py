@@ -143,6 +143,7 @@ def ends_of(seeds: range, folder: Path) -> dict[str, int]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_hundred_manifests_end_in_a_ledger_or_a_clear_fault(folder: Path) -> None:
     assert set(ends_of(range(100), folder)) == {"fault", "refused", "ledger"}

@@ -246,6 +246,7 @@ odd_rows = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd_rows)
 def test_any_rows_end_in_a_ledger_that_balances(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -274,6 +275,7 @@ def test_the_order_of_the_manifest_changes_no_split_and_no_reject(manifest: Path
     assert decisions(manifest, tmp_path / "one") == decisions(back, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_real_speech_with_planted_faults(shared: Path, tmp_path: Path) -> None:
     speech = shared / "speech"
     audit = run(speech / "manifest_dirty.jsonl", tmp_path / "data")
@@ -286,6 +288,7 @@ def test_real_speech_with_planted_faults(shared: Path, tmp_path: Path) -> None:
     assert audit["contamination"]["steps_touched"] == pytest.approx(1 - (119 / 181) ** 8)
 
 
+@pytest.mark.slow
 def test_real_speech_without_faults(shared: Path, tmp_path: Path) -> None:
     audit = run(shared / "speech" / "manifest.jsonl", tmp_path / "data", max_reject_share=0.0)
     assert audit["rows_kept"] == 176

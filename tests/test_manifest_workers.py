@@ -68,6 +68,7 @@ class Deadly:
         return [(1000, {"audio": "a.wav", "text": "Still here.", "parent": "p"})]
 
 
+@pytest.mark.slow
 def test_workers_say_what_this_process_says_and_their_death_costs_nothing(manifest: Path) -> None:
     job = job_of(manifest)
     parts = list(chunks(manifest, 1))

@@ -270,10 +270,12 @@ class TestDoor:
         assert "Does not fit a card of 24.00 GiB" in said
         assert "To make it fit" in said
 
+    @pytest.mark.slow
     def test_the_demo_needs_no_card(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["+recipe=demo"]) == 0
         assert "No card to fit" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_the_durations_of_a_manifest_are_used(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         row = {"audio": "a.wav", "text": "hi", "parent": "p", "duration": 2.0}
         lines = [json.dumps({**row, "id": str(n), "duration": seconds}) for n, seconds in enumerate((2.0, 4.0, 99.0))]

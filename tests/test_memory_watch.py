@@ -9,12 +9,13 @@ import pytest
 import torch
 import yaml
 from learner import WIDTH, Learner, fit, optimizer_of
-from memory_material import alike
+from memory_material import alike, architecture, stack
 
 from voxtrain.durable import read_json
-from voxtrain.memory.plan import GIB, MemoryPlan, Work, predict
+from voxtrain.memory.phases import PhasePeaks
+from voxtrain.memory.plan import GIB, PHASES, MemoryPlan, Work, predict
 from voxtrain.memory.stack import MemoryStack
-from voxtrain.memory.watch import WatchMemory, optimizer_gib, reset_peak, resident_gib, resident_peak_gib
+from voxtrain.memory.watch import WatchMemory, _phases, optimizer_gib, reset_peak, resident_gib, resident_peak_gib
 from voxtrain.run_folder import RunFolder
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -29,6 +30,7 @@ def plan() -> MemoryPlan:
     return predict(Work(architecture, None, alike(2, 20, 10, 4)), MemoryStack.model_validate(values), 0, None)
 
 
+@pytest.mark.slow
 def test_classes_are_counted_exactly_and_stand_beside_the_prediction(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     fit(Learner(3), WatchMemory(run, plan()))
@@ -42,6 +44,41 @@ def test_classes_are_counted_exactly_and_stand_beside_the_prediction(tmp_path: P
     assert said["predicted"]["peak_gib"] == plan().peak_gib
     assert said["error"]["weights"] == plan().classes["weights"] / classes["weights"] - 1
     assert set(said["error"]) == {"weights", "gradients", "optimizer"}
+
+
+def test_phases_are_measured_in_their_order_beside_the_prediction(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    fit(Learner(3), WatchMemory(run, plan()))
+    phases = read_json(run.memory)["phases"]
+    assert set(phases) == {*PHASES, "later_optimizer_step"}
+    assert all(0.05 < phase["measured"] < 64 for phase in phases.values())
+    assert phases["backward"]["predicted"] == sum(plan().phases["backward"].values())  # on the CPU all is allocated
+    assert phases["later_optimizer_step"]["predicted"] is None
+    assert {phase["error"] for phase in phases.values()} == {None}  # a process holds Python too
+
+
+def test_on_a_card_each_phase_has_the_allocators_peak_and_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator is played: it holds 1 GiB more in every phase, and each peak is forgotten with its phase."""
+    device, seen = torch.device("cuda", 0), []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: (len(seen) + 1) * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 9 * GIB)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", seen.append)
+    peaks = PhasePeaks(device)
+    for phase in ("first_forward", "backward", "first_forward"):
+        peaks.ends(phase)
+    assert peaks.gib == {"first_forward": 4.0, "backward": 3.0}
+    assert (peaks.allocated_gib, peaks.reserved_gib) == (4.0, 9.0)
+    assert seen == [device] * 4
+    planned = predict(Work(architecture("tiny"), None, alike(1, 20, 10, 1)), stack("24gb"), 0, 24.0)
+    told = _phases(planned, {"first_optimizer_step": 0.5}, paged=True)["first_optimizer_step"]
+    held = planned.phases["first_optimizer_step"]
+    assert told["predicted"] == pytest.approx(
+        held["weights"] + held["gradients"] + planned.parts["first_optimizer_step"]["tables"], abs=1e-9
+    )
+    assert told["predicted"] is not None
+    assert told["error"] == told["predicted"] / 0.5 - 1
 
 
 def test_it_is_written_after_the_first_step_and_leaves_no_hook(tmp_path: Path) -> None:

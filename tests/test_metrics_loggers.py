@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from voxtrain.durable import write_table
+from voxtrain.durable import write_json, write_table
 from voxtrain.fault import InputError, RunFailed
 from voxtrain.metrics.loggers import CsvOnly, WandbSettings
 from voxtrain.run_folder import RunFolder
@@ -87,6 +87,36 @@ def test_each_row_is_sent_once_under_train_step(tmp_path: Path, wandb: FakeWandb
     assert page.axes["val/*"] == "val/rows"
     assert {"train/rows", "val/rows"} <= set(page.axes)
     assert (page.exit_code, page.given["config"], page.given["dir"]) == (0, {"seed": 1}, tmp_path)
+
+
+def test_the_receipt_of_memory_is_sent_at_the_end(tmp_path: Path, wandb: FakeWandb) -> None:
+    run = RunFolder(tmp_path)
+    log = begin(OFFLINE, run)
+    classes = {"peak_gib": 2.5, "classes": {"weights": 1.0}}
+    phases = {"backward": {"predicted": 2.0, "measured": 2.5, "error": -0.2}, "load": {"predicted": 1.0, "error": None}}
+    write_json(run.memory, {"predicted": classes, "measured": {**classes, "peak_gib": 2.0}, "phases": phases})
+    log.teardown(None, None, "fit")
+    assert wandb.pages[0].logged == [
+        {
+            "memory/peak/predicted": 2.5,
+            "memory/peak/measured": 2.0,
+            "memory/weights/predicted": 1.0,
+            "memory/weights/measured": 1.0,
+            "memory/backward/predicted": 2.0,
+            "memory/backward/measured": 2.5,
+            "memory/backward/error": -0.2,
+            "memory/load/predicted": 1.0,
+        }
+    ]
+    assert wandb.pages[0].exit_code == 0
+
+
+def test_a_broken_receipt_stops_nothing(tmp_path: Path, wandb: FakeWandb) -> None:
+    run = RunFolder(tmp_path)
+    log = begin(OFFLINE, run)
+    run.memory.write_text("[]")
+    log.teardown(None, None, "fit")
+    assert wandb.pages[0].exit_code == 1
 
 
 def test_what_saves_took_is_sent_to_the_last_of_them(tmp_path: Path, wandb: FakeWandb) -> None:

@@ -165,6 +165,7 @@ def test_the_rest_of_the_report(tiny_folder: Path) -> None:
     assert 0 < report.seconds < 60
 
 
+@pytest.mark.slow
 @TUNINGS
 def test_tiny_model_learns(tiny_folder: Path, tuning: FullTuning | LoraTuning) -> None:
     rows = rows_of_step(1, 4)
@@ -175,6 +176,7 @@ def test_tiny_model_learns(tiny_folder: Path, tuning: FullTuning | LoraTuning) -
     assert reports[-1].loss_stop < share * reports[0].loss_stop
 
 
+@pytest.mark.slow
 def test_8bit_state_learns_alike(tiny_folder: Path) -> None:
     steps = [step_batch(step, [rows_of_step(step, 2)]) for step in range(1, 6)]
     plain = fit(module(tiny_folder, FullTuning()), steps).reports
@@ -185,6 +187,7 @@ def test_8bit_state_learns_alike(tiny_folder: Path) -> None:
     assert eight[-1].loss_total != plain[-1].loss_total
 
 
+@pytest.mark.slow
 def test_autocast_stays_near_float32(tiny_folder: Path) -> None:
     steps = [step_batch(step, [rows_of_step(step, 2)]) for step in range(1, 4)]
     plain = fit(module(tiny_folder, FullTuning()), steps).reports

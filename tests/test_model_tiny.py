@@ -172,6 +172,7 @@ def test_speech_is_sound_and_depends_on_the_seed_alone(tiny_folder: Path) -> Non
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_speech_is_cut_where_the_caller_says_and_it_is_known_whether_it_stopped(tiny_folder: Path) -> None:
     speaker, position = upstream.load_speaker(tiny_folder, None, CPU), 48000 * 4 // 25
     speaker.stop_head = torch.nn.Linear(speaker.stop_head.in_features, 2, dtype=speaker.stop_head.weight.dtype)

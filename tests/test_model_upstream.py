@@ -212,6 +212,7 @@ def test_adapter_that_does_not_fit_is_told(tiny_folder: Path, adapter: Path) -> 
         upstream.load_adapter(model, adapter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 2560, 2561, 16000])
 def test_latents_are_those_of_upstreams_packer(tiny_folder: Path, samples: int) -> None:
     from voxcpm.training.packers import AudioFeatureProcessingPacker

@@ -55,6 +55,7 @@ def assert_equal(mine: tuple[VoxModule, Collect], theirs: tuple[VoxModule, Colle
     assert all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
+@pytest.mark.slow
 @TUNINGS
 def test_fp32_weights_learn_bit_for_bit_what_they_learn_with_gradients_on_the_card(
     tiny_folder: Path, tuning: FullTuning | LoraTuning

@@ -152,6 +152,7 @@ class TestNoUpdateIsLost:
             for after, before in zip(learner.parameters(), Learner(dtype).parameters(), strict=True)
         ]
 
+    @pytest.mark.slow
     def test_plain_bf16_loses_most_and_ours_loses_none(self) -> None:
         """Each way's movement along that of fp32 weights, 1.0 being all of it."""
         wanted = self.moved(fused, torch.float32)

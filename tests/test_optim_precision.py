@@ -24,6 +24,7 @@ from precision import (
     validation_loss,
 )
 from safetensors.torch import save_file
+from torch import Tensor
 
 from voxtrain.checkpoint.resume import load_state
 from voxtrain.checkpoint.snapshot import write_state
@@ -32,6 +33,7 @@ from voxtrain.memory.watch import optimizer_gib
 from voxtrain.model.loss import position_losses
 from voxtrain.model.tuning import FullTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters, load_model
+from voxtrain.optim.narrow_adamw import NarrowAdamW
 from voxtrain.optim.norm import gradient_norm
 from voxtrain.run_folder import RunFolder
 
@@ -89,6 +91,27 @@ def test_bytes_are_those_of_the_plan(tiny, tiny_folder: Path, name: str) -> None
     assert sum(seen) / GIB == pytest.approx(step["gradients"], rel=0.02)
     state = sum(optimizer_gib(trained.trainer.optimizers, CPU))
     assert state == pytest.approx(plan.optimizer_off_card + step["optimizer_on_card"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_bytes_are_those_of_the_plan_where_gradients_leave(tiny, tiny_folder: Path) -> None:
+    """On the card weights and never a gradient; on the host the sums, and a master with 8-bit moments, to the byte."""
+    trained = module(tiny_folder, FullTuning(), stack("12gb"))
+    fit(trained, [step_batch(1, [rows_of_step(1, 2)])])
+    plan = predict(Work(tiny.architecture, None, alike(2, 20, 10, 2)), stack("12gb"), 0, 12.0)
+    learning = list(trained.parameters())
+    assert [p for p in learning if p.grad is not None] == []
+    step = plan.phases["first_optimizer_step"]
+    assert sum(p.nbytes for p in learning) / GIB == pytest.approx(step["weights"], rel=0.02)  # blocks of 512 bytes
+    assert step["gradients"] == step["optimizer_on_card"] == 0.0
+    rule = trained.trainer.optimizers[0]
+    assert isinstance(rule, NarrowAdamW)
+    assert rule.host_gradients is not None
+    sums = sum(tensor.nbytes for tensor in rule.host_gradients._sums.values())
+    state = sum(value.nbytes for each in rule.state.values() for value in each.values() if isinstance(value, Tensor))
+    tables = {v.data_ptr(): v.nbytes for each in rule.state.values() for k, v in each.items() if k.startswith("qmap")}
+    assert sums == 4 * sum(p.numel() for p in learning)
+    assert (state - sum(tables.values()) + sums) / GIB == pytest.approx(plan.host_gib, rel=1e-9)
 
 
 def test_checkpointing_changes_nothing_in_bf16(tiny_folder: Path) -> None:

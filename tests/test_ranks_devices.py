@@ -27,6 +27,7 @@ def test_more_processes_than_gpus() -> None:
     assert "no NVIDIA GPU" in fault.what
 
 
+@pytest.mark.slow
 def test_preflight_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("voxtrain.preflight.usable_gpus", lambda: 2)

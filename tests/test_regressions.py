@@ -55,6 +55,7 @@ def test_a_run_keeps_its_colour_when_the_run_before_it_has_no_losses() -> None:
     assert "var(--s1)" not in chart
 
 
+@pytest.mark.slow
 def test_an_unknown_option_is_told_with_the_options_alone(refused: Door) -> None:
     """Hydra's search path stood among them."""
     told = refused("+recipe=demoo")
@@ -69,6 +70,7 @@ def test_several_values_without_m_are_told_as_a_sweep(refused: Door) -> None:
     assert "train.grad_accum=2,4" in told
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_value_and_faults_of_files_are_told_together(refused: Door) -> None:
     """The model folder and the run folder came only after the value was mended."""
     Path("mine").mkdir()

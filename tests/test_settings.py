@@ -113,6 +113,7 @@ def test_every_fault_is_told_at_once() -> None:
     assert all(fault.what and fault.remedy for fault in told.value.faults)
 
 
+@pytest.mark.slow
 def test_near_names_are_proposed() -> None:
     with pytest.raises(InputError, match=r"did you mean train.max_steps\?"):
         compose(["+recipe=demo", "train.max_stpes=3"])

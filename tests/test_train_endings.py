@@ -7,22 +7,29 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from voxtrain import train
+from voxtrain.checkpoint.lock import held
 from voxtrain.durable import read_json, write_json
-from voxtrain.fault import FAILED, WRONG_INPUT, Fault, InputError
+from voxtrain.fault import FAILED, WRONG_INPUT, Fault, InputError, RunFailed
 from voxtrain.preflight import Start, plan_start
 from voxtrain.run_folder import RunFolder
 
 
+@pytest.fixture(scope="module")
+def planned(cache: Path) -> Start:
+    return plan_start(["+recipe=demo", f"data.cache_dir={cache}"])
+
+
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Start:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: Start) -> Start:
     """A new run in an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    made = plan_start(["+recipe=demo", f"data.cache_dir={cache}"])
+    made = replace(planned, run=RunFolder(tmp_path / "outputs" / "demo" / planned.run.root.name))
     made.run.root.mkdir(parents=True)
     return made
 
@@ -81,6 +88,36 @@ def test_wrong_input_of_a_sweeps_job_is_recorded(start: Start, monkeypatch: pyte
     assert train.run_to_end(start, in_sweep=True) == WRONG_INPUT
     record = read_json(start.run.run)
     assert (record["status"], record["exit_code"]) == ("refused", WRONG_INPUT)
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_run_that_is_training_is_left_alone(
+    start: Start, resumes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`resume=latest` names a run that is still under way as readily as one that was killed."""
+    end_with(AssertionError("it began"), monkeypatch)
+    start.run.state(20).mkdir(parents=True)
+    start.run.config.write_text("its settings")
+    write_json(start.run.run, {"status": "running", "steps": 23})
+    with held(start.run.training_lock, "training"):
+        before = {path: path.read_bytes() for path in start.run.root.rglob("*") if path.is_file()}
+        for in_sweep in (False, True):
+            assert train.run_to_end(replace(start, resumes=resumes), in_sweep=in_sweep) == WRONG_INPUT
+            told = capsys.readouterr().err
+            assert f"process {os.getpid()} on " in told
+            assert "is training this run" in told
+        assert {path: path.read_bytes() for path in start.run.root.rglob("*") if path.is_file()} == before
+
+
+def test_who_trains_holds_the_run_while_it_trains(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(start: Start, record: object) -> None:
+        assert f"process {os.getpid()} on " in start.run.training_lock.read_text()
+        raise RunFailed("seen")
+
+    monkeypatch.setattr(train, "train", look)
+    assert train.run_to_end(start, in_sweep=False) == FAILED
+    assert read_json(start.run.run)["message"] == "seen"
+    assert not start.run.training_lock.exists()
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_a_loss_is_that_of_the_row_alone_with_its_own_draws(run: RunFolder) -> N
     assert looked == 10
 
 
+@pytest.mark.slow
 def test_how_rows_are_put_together_hardly_matters(run: RunFolder) -> None:
     together = judged(run)
     run.evaluated_rows.unlink()
@@ -129,6 +130,7 @@ def test_a_swapped_model_gives_the_bits_of_a_freshly_loaded_one(pristine: RunFol
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.slow
 def test_a_lora_run_is_judged_and_step_0_is_the_base(pristine_lora: RunFolder, pristine: RunFolder) -> None:
     sources = sources_of(pristine_lora)
     assert isinstance(sources.lora, LoraTuning)
@@ -150,6 +152,7 @@ def test_what_is_judged_is_not_judged_again(run: RunFolder, monkeypatch: pytest.
     assert judged(run) == first
 
 
+@pytest.mark.slow
 def test_a_judge_that_was_killed_goes_on_where_it_was(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judged(run)
     run.evaluated_rows.unlink()

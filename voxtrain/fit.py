@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from voxtrain.checkpoint.callback import SaveCheckpoints
     from voxtrain.checkpoint.stop import StopRequest
     from voxtrain.data.datamodule import SpeechDataModule
+    from voxtrain.memory.probe import ProbeMemory
     from voxtrain.metrics.outliers import OutlierTrace
     from voxtrain.model.module import VoxModule
     from voxtrain.ranks.group import Ranks
@@ -30,13 +31,21 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
 
     from voxtrain.checkpoint.stop import SIGNALS, WITHOUT_INTERRUPT, StopRequest
     from voxtrain.memory.autopsy import autopsy, held
+    from voxtrain.memory.probe import ProbeMemory
 
     first = first_step_of(start)
     with StopRequest(SIGNALS if ranks.size == 1 else WITHOUT_INTERRUPT) as stop:
         saver = _saver(start, stop) if ranks.rank == 0 else None
-        listeners = [] if saver is None else _listeners(start, memory, data, first)
+        probe = ProbeMemory(data.longest_step, first) if start.settings.memory.probe else None
+        listeners = [] if saver is None else _listeners(start, memory, data, first, probe)
         judging = [] if saver is None else _judging(start)  # after the saver: what it has saved can be judged
-        callbacks = [*listeners, *_together(start, stop, ranks), *filter(None, [saver]), *judging]
+        callbacks = [
+            *filter(None, [probe]),
+            *listeners,
+            *_together(start, stop, ranks),
+            *filter(None, [saver]),
+            *judging,
+        ]
         trainer = _trainer(start.settings, callbacks, ranks)
         try:
             trainer.fit(module, datamodule=data)
@@ -63,7 +72,9 @@ def first_step_of(start: Start) -> int:
     return max(start.run.state_steps(), default=0) if start.resumes else 0
 
 
-def _listeners(start: Start, memory: RunMemory, data: SpeechDataModule, first_step: int) -> list[Callback]:
+def _listeners(
+    start: Start, memory: RunMemory, data: SpeechDataModule, first_step: int, probe: ProbeMemory | None
+) -> list[Callback]:
     """Who hears of each step, before it is saved: a state of step N must find its N rows in metrics.csv."""
     from voxtrain.memory.watch import WatchMemory
     from voxtrain.metrics.progress import TrainingProgress
@@ -75,7 +86,7 @@ def _listeners(start: Start, memory: RunMemory, data: SpeechDataModule, first_st
     listeners = (
         StepLog(run, first_step),
         page,
-        WatchMemory(run, memory.plan),
+        WatchMemory(run, memory.plan, probe),
         progress,
         _outlier_trace(start, data, first_step),
     )

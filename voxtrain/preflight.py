@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from voxtrain.checkpoint.changes import allowed_changes, can_change
+from voxtrain.checkpoint.changes import allowed_changes, can_change, other_course
 from voxtrain.composition import compose_config
 from voxtrain.data.demo_speech import DemoSource
 from voxtrain.data.source import ManifestSource
@@ -63,9 +63,22 @@ def resume_start(folder: Path, overrides: Sequence[str]) -> Start:
     settings = _with_its_schedule(old, settings, folder, new)
     if not run.state_steps():
         faults.append(Fault(f"resume = {folder}", "the run has saved no state to go on from", "start a new run"))
+    faults += _left_of_another_course(run, old, settings)
     if faults:
         raise InputError(*faults)
     return Start(replace(settings, resume=str(run.root)), run, tuple(record.get("overrides", [])), resumes=True)
+
+
+def _left_of_another_course(run: RunFolder, old: Settings, new: Settings) -> list[Fault]:
+    """Numbered checkpoints that the run would come by again, with other weights: each step is written once."""
+    newest = max(run.state_steps(), default=0)
+    beyond = [step for step in run.checkpoint_steps() if step > newest]
+    if not beyond or not other_course(old.plain, new.plain):
+        return []
+    steps = ", ".join(map(str, beyond))
+    what = f"checkpoints of step {steps} lie beyond the newest state (step {newest}) and followed the other course"
+    remedy = f"move them out of {run.checkpoints} first, and {run.evaluation} too where they were judged; or keep it"
+    return [Fault("train.schedule_on_resume = new", what, remedy)]
 
 
 def _with_its_schedule(old: Settings, settings: Settings, folder: Path, overrides: Sequence[str]) -> Settings:

@@ -56,6 +56,11 @@ class RunFolder:
         return self.root / "saves.csv"
 
     @property
+    def training_lock(self) -> Path:
+        """Held by the process that trains; gone when it has ended."""
+        return self.root / "train.lock"
+
+    @property
     def log(self) -> Path:
         """What the run said, append-only."""
         return self.root / "run.log"

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from voxtrain.assembly import RunMemory, data_module, memory_plan, vox_module
 from voxtrain.checkpoint.facts import way_on
+from voxtrain.checkpoint.lock import held
 from voxtrain.checkpoint.stop import interrupted_by_signals
 from voxtrain.door import tell
 from voxtrain.durable import read_json, read_log_rows, remove_if_empty, write_json, write_whole
@@ -63,6 +65,20 @@ def _interrupted_before(run: RunFolder) -> str | None:
 
 def run_to_end(start: Start, *, in_sweep: bool) -> int:
     """Train, and turn every way to end into an exit code and a run.json.
+
+    Where another process trains this run already, its files are left alone.
+    """
+    try:
+        with held(start.run.training_lock, "training"):
+            return _to_end(start, in_sweep=in_sweep)
+    except InputError as error:
+        return tell(error)
+    except OSError as error:
+        return tell(_file_failed(start.run, error))
+
+
+def _to_end(start: Start, *, in_sweep: bool) -> int:
+    """Train in a folder that is ours alone.
 
     Where nothing was started, nothing is left: a new run's folder goes (in a sweep run.json tells of it instead), and
     a run that was to go on is as it was.
@@ -125,17 +141,22 @@ def _interrupted(start: Start, record: RunRecord, before: Mapping[Path, bytes], 
 
 
 def _file_failed(run: RunFolder, error: OSError) -> RunFailed:
-    _keep_traceback(run)
+    with suppress(OSError):  # the log may lie on the disk that failed; the message says what there is to know
+        _log_traceback(run)
     return RunFailed(f"{error.strerror or error}: {error.filename or 'a file'}\n{way_on(run)}")
 
 
 def _keep_traceback(run: RunFolder) -> None:
     """In the log, or on stderr where the log cannot be written."""
     try:
-        with run.log.open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
+        _log_traceback(run)
     except OSError:
         traceback.print_exc()
+
+
+def _log_traceback(run: RunFolder) -> None:
+    with run.log.open("a", encoding="utf-8") as log:
+        traceback.print_exc(file=log)
 
 
 def train(start: Start, record: RunRecord) -> None:

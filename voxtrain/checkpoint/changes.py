@@ -11,7 +11,7 @@ from voxtrain.fault import Fault
 
 MAY_CHANGE = (
     *("resume", "validation", "listening", "logger", "checkpoint", "trainer.devices"),
-    *("data.cache_dir", "model.cache_dir", "memory.card", "memory.force", "train.schedule_on_resume"),
+    *("data.cache_dir", "model.cache_dir", "memory.card", "memory.force", "memory.probe", "train.schedule_on_resume"),
 )
 """Settings, and groups of them, that say what is written or judged, and where, and not what is learnt.
 
@@ -60,6 +60,13 @@ def can_change(key: str) -> bool:
 def course_may_change(settings: Mapping[str, Any]) -> bool:
     """Whether a resumed run may follow another course of the learning rate."""
     return dict(_flat(settings)).get("train.schedule_on_resume") == "new"
+
+
+def other_course(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the learning rate of a run that goes on leaves the course that it would have followed."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    changed = (key for key in {*before, *after} if before.get(key) != after.get(key))
+    return course_may_change(new) and any(_is_in(key, (*COURSE, *MAY_GROW)) for key in changed)
 
 
 def fingerprint(settings: Mapping[str, Any], *, course: bool = True) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from voxtrain.checkpoint.card import model_card
 from voxtrain.checkpoint.retention import read_evidence
 from voxtrain.checkpoint.stream import DTYPES, LazyTensor, write_safetensors
-from voxtrain.checkpoint.weights import check_content
+from voxtrain.checkpoint.weights import check_belongs, check_content
 from voxtrain.checkpoint.writer import MODEL, STEP, companions
 from voxtrain.durable import folder_aside, read_json, write_whole
 from voxtrain.fault import Fault, InputError
@@ -56,6 +56,7 @@ def export(run: RunFolder, step: int, out: Path, *, merged: bool) -> Path:
         raise InputError(*faults)
     adapter = files_in(source)
     _check(source)
+    check_belongs(run, step)
     with folder_aside(out) as aside:
         if merged and adapter is not None:
             _write_merged(source, adapter, aside)

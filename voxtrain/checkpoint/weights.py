@@ -7,11 +7,13 @@ holds is compared with the checksum in step.json first, so that a flipped bit is
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from voxtrain.checkpoint.digests import sha256_of
+from voxtrain.checkpoint.facts import read_facts
 from voxtrain.checkpoint.writer import MODEL, STEP
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
@@ -19,6 +21,7 @@ from voxtrain.model.adapter_files import config_file, files_in, read_adapter_con
 from voxtrain.model.tuning import LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters, load_adapter, load_model
 from voxtrain.model.weights import check_names, open_weights
+from voxtrain.run_folder import RunFolder
 
 REMEDY = "restore the folder from a copy; the other checkpoints are not touched by this"
 
@@ -47,6 +50,31 @@ def check_content(folder: Path) -> None:
     if wrong:
         what = "its content is not what was written (the checksum differs)"
         raise InputError(*(Fault(str(folder / name), what, REMEDY) for name in wrong))
+
+
+def check_belongs(run: RunFolder, step: int) -> None:
+    """Raise InputError when the folder of `step` holds another step, or a checkpoint of another run.
+
+    Two models of one shape cannot be told apart by their tensors. What the run learns under is known from its newest
+    state; where that cannot be read, the step alone is compared.
+    """
+    folder = run.checkpoint(step)
+    try:
+        known = dict(read_json(folder / STEP))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(Fault(str(folder / STEP), f"it cannot be read: {error}", REMEDY)) from None
+    wrong = [] if known.get("step") == step else [f"it holds step {known.get('step')}"]
+    with suppress(InputError):
+        facts = read_facts(run)
+        if known.get("data", facts.data) != facts.data:
+            wrong.append("it learnt from other rows than this run")
+        if (
+            known.get("fingerprint_without_course", facts.fingerprint_without_course)
+            != facts.fingerprint_without_course
+        ):
+            wrong.append("it was saved under other settings than those of this run")
+    if wrong:
+        raise InputError(Fault(str(folder), f"it is the checkpoint of another model: {'; '.join(wrong)}", REMEDY))
 
 
 def weights_file(folder: Path) -> Path:

@@ -124,6 +124,11 @@ class SpeechDataModule(pl.LightningDataModule):
         """The steps that remain."""
         return Steps(self._rows["train"], self.pack, self._plan, self._first_step, self._total_steps)
 
+    def longest_step(self, step: int) -> StepBatch:
+        """Step number `step` as it would be of the longest training rows, after `setup`."""
+        longest_first = sorted(self._rows["train"], key=lambda row: (-self._positions[row.id], row.id))
+        return self.steps().of_rows(step, longest_first[: self._plan.rows])
+
     def rows(self, split: str) -> Sequence[Row]:
         """The kept rows of one of `SPLITS`, after `setup`."""
         return self._rows[split]

@@ -54,7 +54,15 @@ class Steps(IterableDataset[StepBatch]):
         """Step number `step`, 1-based: the rows at places (step-1) x rows .. step x rows - 1 of the order."""
         plan = self._plan
         places = range((step - 1) * plan.rows, step * plan.rows)
-        chosen = [self._rows[row_index(plan.seed, n, len(self._rows))] for n in places]
+        return self._batch(step, [self._rows[row_index(plan.seed, n, len(self._rows))] for n in places], places)
+
+    def of_rows(self, step: int, rows: Sequence[Row]) -> StepBatch:
+        """Step number `step` as it would be of other rows than its own, repeated where they are too few."""
+        chosen = [rows[n % len(rows)] for n in range(self._plan.rows)]
+        return self._batch(step, chosen, range(self._plan.rows))
+
+    def _batch(self, step: int, chosen: Sequence[Row], places: range) -> StepBatch:
+        plan = self._plan
         packed = [self._pack(row) for row in chosen]
         lengths = [row.positions for row in packed]
         cuts = cut_shares(lengths, plan.ranks, plan.batch_size, plan.max_positions)

@@ -65,7 +65,7 @@ def listen(run: RunFolder, settings: ListeningSettings, base: Callable[[], Path]
             heard.samples += kept
             if not missing:
                 continue
-            speaker.become(run.checkpoint(step))
+            speaker.become(run, step)
         except (InputError, OSError, ValueError, KeyError) as error:
             heard.mute[step] = "; ".join(f.what for f in error.faults) if isinstance(error, InputError) else str(error)
             print(f"step {step} cannot speak: {heard.mute[step]}", file=sys.stderr, flush=True)
@@ -110,10 +110,12 @@ class _Speaker:
         self._settings, self._base, self._lora = settings, base, lora
         self._model: VoxCPM2Model | None = None
 
-    def become(self, folder: Path) -> None:
+    def become(self, run: RunFolder, step: int) -> None:
         """Take on a checkpoint's weights. Raises InputError or OSError when they are not whole or do not fit."""
-        from voxtrain.checkpoint.weights import put_weights
+        from voxtrain.checkpoint.weights import check_belongs, put_weights
 
+        check_belongs(run, step)
+        folder = run.checkpoint(step)
         if self._model is None:
             self._model = self._load(folder)
         put_weights(self._model, folder, self._lora)

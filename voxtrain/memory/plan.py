@@ -80,6 +80,12 @@ class MemoryPlan:
         """The plan as plain values."""
         return {**asdict(self), "longest": self.longest.to_json()}
 
+    def allocated_gib(self, phase: str, *, paged: bool) -> float:
+        """What torch's allocator is to hold in a phase: all of it but CUDA's context, gaps, and paged state."""
+        held = self.phases[phase]
+        outside = held["context"] + self.parts[phase]["slack"] + (held["optimizer_on_card"] if paged else 0.0)
+        return sum(held.values()) - outside
+
     def spare_gib(self) -> float:
         """What stays free beyond the reserve; negative where the run does not fit, infinite without a card."""
         return float("inf") if self.card_gib is None else self.card_gib - self.reserve_gib - self.peak_gib

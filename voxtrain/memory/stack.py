@@ -34,7 +34,7 @@ class MemoryStack(BaseModel, frozen=True, extra="forbid"):
     frozen: the dtype of the model's weights under adapters. rounding: how an update reaches bf16 weights
     (optim/narrow_adamw.py). state: the bits of optimizer state, and where it lives; on the host there is an fp32 master
     of the weights beside it. gradients: where they are added up; for the host they leave the card one by one as
-    backward makes them (optim/host_gradients.py).
+    backward makes them (optim/host_gradients.py). probe: whether the longest rows are tried first (memory/probe.py).
     """
 
     card: Annotated[str | None, BeforeValidator(_card)]
@@ -47,6 +47,7 @@ class MemoryStack(BaseModel, frozen=True, extra="forbid"):
     gradients: Literal["card", "host"]
     expandable_segments: bool
     max_positions: PositiveInt | None
+    probe: bool
     force: bool
 
     @model_validator(mode="after")

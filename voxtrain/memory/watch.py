@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from voxtrain.durable import write_json
 from voxtrain.memory.nvml import card_used_gib, process_used_gib
+from voxtrain.memory.phases import PhasePeaks
 from voxtrain.memory.plan import GIB, MemoryPlan
+from voxtrain.memory.probe import ProbeMemory
 from voxtrain.run_folder import RunFolder
 
 EXACT = ("weights", "gradients", "optimizer_on_card")
@@ -30,27 +33,48 @@ EXACT = ("weights", "gradients", "optimizer_on_card")
 class WatchMemory(pl.Callback):
     """Measures from the first step on, and writes memory.json after the first step and at the end."""
 
-    def __init__(self, run: RunFolder, plan: MemoryPlan) -> None:
+    def __init__(self, run: RunFolder, plan: MemoryPlan, probe: ProbeMemory | None = None) -> None:
         super().__init__()
-        self._run, self._plan = run, plan
+        self._run, self._plan, self._probe = run, plan, probe
         self._gradients: dict[int, int] = {}
         self._card_gib, self._process_gib = 0.0, 0.0
         self._baseline_gib = 0.0
         self._hooks: list[Any] = []
+        self._phases = PhasePeaks(torch.device("cpu"))
+        self._steps_here = 0  # done in this sitting
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the peaks of loading, and count the gradients of the first step as they come."""
         reset_peak(pl_module.device)
+        self._phases = PhasePeaks(pl_module.device)
+        self._phases.ends("load")
+        self._steps_here = 0
         self._baseline_gib = 0.0 if pl_module.device.type == "cuda" else resident_gib()
         for parameter in pl_module.parameters():
             if parameter.requires_grad:
                 hook = parameter.register_post_accumulate_grad_hook(self._count_gradient)  # type: ignore[no-untyped-call]
                 self._hooks.append(hook)
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """What was held between two steps is over: a save may have been written there."""
+        self._phases.ends("checkpoint_write")
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """A forward pass of some micro-batch is over."""
+        self._phases.ends("later_forward" if self._steps_here else "first_forward")
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Its backward pass is over."""
+        self._phases.ends("later_backward" if self._steps_here else "backward")
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ask the card once a step; after the first, when optimizer state stands, write what is known."""
+        self._phases.ends("later_optimizer_step" if self._steps_here else "first_optimizer_step")
+        self._steps_here += 1
         if pl_module.device.type == "cuda":
             self._card_gib = max(self._card_gib, card_used_gib(pl_module.device) or 0.0)
             self._process_gib = max(self._process_gib, process_used_gib(pl_module.device) or 0.0)
@@ -60,6 +84,7 @@ class WatchMemory(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the peaks of the whole run."""
+        self._phases.ends("checkpoint_write")
         self._remove_hooks()
         self._write(trainer, pl_module)
 
@@ -80,9 +105,19 @@ class WatchMemory(pl.Callback):
     def _write(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         measured = self._measure(trainer, module)
         predicted = self._plan.to_json()
-        write_json(
-            self._run.memory, {"predicted": predicted, "measured": measured, "error": _errors(predicted, measured)}
-        )
+        paged = any(getattr(optimizer, "is_paged", False) for optimizer in trainer.optimizers)
+        receipt: dict[str, Any] = {
+            "predicted": predicted,
+            "measured": measured,
+            "error": _errors(predicted, measured),
+            "phases": _phases(self._plan, self._phases.gib, paged=paged and module.device.type == "cuda"),
+        }
+        if self._probe is not None:
+            receipt["probe"] = self._probe.told
+        try:
+            write_json(self._run.memory, receipt)
+        except OSError as error:  # hours of training must not die of a diagnosis, nor a full disk be told as this
+            print(f"{self._run.memory} could not be written: {error.strerror or error}", file=sys.stderr, flush=True)
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         device = module.device
@@ -101,19 +136,37 @@ class WatchMemory(pl.Callback):
                 "optimizer_off_card": off_card,
                 "device": "cpu",
             }
-        allocated = torch.cuda.max_memory_allocated(device) / GIB
+        allocated, reserved = self._phases.allocated_gib, self._phases.reserved_gib
         resident = sum(value or 0.0 for value in classes.values())
         classes["activations"] = max(0.0, allocated - resident)
         return {
-            "peak_gib": max(self._process_gib, torch.cuda.max_memory_reserved(device) / GIB),
+            "peak_gib": max(self._process_gib, reserved),
             "card_peak_gib": self._card_gib or None,
             "process_peak_gib": self._process_gib or None,
             "allocated_peak_gib": allocated,
-            "reserved_peak_gib": torch.cuda.max_memory_reserved(device) / GIB,
+            "reserved_peak_gib": reserved,
             "classes": classes,
             "optimizer_off_card": off_card,
             "device": torch.cuda.get_device_name(device),
         }
+
+
+def _phases(plan: MemoryPlan, measured: dict[str, float], *, paged: bool) -> dict[str, dict[str, float | None]]:
+    """Each phase that is predicted or was measured, and the prediction's error on a card.
+
+    On a card both are what torch's allocator holds (PhasePeaks); on the CPU the measured one is the whole process.
+    """
+    told: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys((*plan.phases, *measured)):
+        predicted = plan.allocated_gib(name, paged=paged) if name in plan.phases else None
+        found = measured.get(name)
+        known = predicted is not None and found and plan.card_gib is not None
+        told[name] = {
+            "predicted": predicted,
+            "measured": found,
+            "error": predicted / found - 1 if known and predicted is not None and found else None,
+        }
+    return told
 
 
 def optimizer_gib(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -118,9 +119,10 @@ class OutlierTrace(pl.Callback):
 
     def close(self) -> None:
         """Close the log; a second call does nothing."""
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        log, self._log = self._log, None
+        if log is not None:
+            with suppress(OSError):  # on a full disk: a line of a diagnosis, and what matters is told by others
+                log.close()
 
 
 def _counted(count: int, thing: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
-from voxtrain.durable import read_log_rows
+from voxtrain.durable import read_json, read_log_rows
 from voxtrain.fault import DONE, FAILED, RunFailed
 from voxtrain.run_folder import RunFolder
 
@@ -60,17 +60,30 @@ class WandbLog(pl.Callback):
                 self._run.log(figures(row, "train"))
             for row in self._saves.new_rows():
                 self._run.log(figures(_under("save", row), "save"))
-        except Exception as error:  # hours of training must not die of a page that nobody needs: metrics.csv has it all
-            print(f"Weights & Biases stopped listening ({error}); metrics.csv goes on.", file=sys.stderr)
-            self.close(FAILED)
+        except Exception as error:
+            self._give_up(error)
+
+    def _send_receipt(self) -> None:
+        try:
+            receipt = memory_figures(self._run_folder)
+            if receipt and self._run is not None:
+                self._run.log(receipt)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Hours of training must not die of a page that nobody needs: metrics.csv has it all."""
+        print(f"Weights & Biases stopped listening ({error}); metrics.csv goes on.", file=sys.stderr)
+        self.close(FAILED)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Close the page as failed: Lightning does not call `teardown` after an exception."""
         self.close(FAILED)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Send the row of the last save, which was under way at the last step, and close the page."""
+        """Send the row of the last save, which was under way at the last step, and the receipt; close the page."""
         self._send()
+        self._send_receipt()
         self.close(DONE)
 
     def close(self, exit_code: int) -> None:
@@ -106,6 +119,23 @@ def figures(row: Mapping[str, str], part: str) -> dict[str, float]:
     """The numbers of a row, `step` as `train/step` or `val/step`; empty cells are left out."""
     named = {(f"{part}/{key}" if key == "step" else key): cell for key, cell in row.items() if cell != ""}
     return {key: float(cell) for key, cell in named.items()}
+
+
+def memory_figures(run: RunFolder) -> dict[str, float]:
+    """The receipt of memory.json as figures, GiB: `memory/first_forward/measured`; empty where there is none."""
+    if not run.memory.is_file():
+        return {}
+    receipt = read_json(run.memory)
+    told = {"peak": {side: receipt[side].get("peak_gib") for side in ("predicted", "measured")}}
+    for name, value in receipt["measured"].get("classes", {}).items():
+        told[name] = {"predicted": receipt["predicted"]["classes"].get(name), "measured": value}
+    told |= receipt.get("phases", {})
+    return {
+        f"memory/{name}/{side}": float(value)
+        for name, sides in told.items()
+        for side, value in sides.items()
+        if value is not None
+    }
 
 
 def log_validation(settings: WandbPage, run: RunFolder, plain_config: Mapping[str, Any], name: str) -> None:

@@ -28,7 +28,19 @@ def memory(evidence: Evidence) -> dict[str, Any] | None:
     off_card, found = number(predicted.get("optimizer_off_card")), number(measured.get("optimizer_off_card"))
     if off_card > 0 or found > 0:
         lines.append(_line("optimizer, off the card", math.nan, off_card, found, math.nan, plan))
-    return {"lead": _memory_lead(predicted, measured), "lines": lines}
+    return {"lead": _memory_lead(predicted, measured), "lines": lines, "phases": list(_phases(evidence.memory))}
+
+
+def _phases(memory: Record) -> Iterator[dict[str, str]]:
+    """Each phase of the run, predicted and measured in one account (memory/phases.py)."""
+    for name, told in _part(memory, "phases").items():
+        if isinstance(told, Mapping) and math.isfinite(number(told.get("measured"))):
+            yield {
+                "name": str(name).replace("_", " "),
+                "predicted": words.gib(number(told.get("predicted"))),
+                "measured": words.gib(number(told.get("measured"))),
+                "error": words.error(number(told.get("error"))),
+            }
 
 
 def _memory_lead(predicted: Record, measured: Record) -> str:
