@@ -23,8 +23,15 @@ from voxtrain.settings import compose
 
 TARGETS = ["q_proj", "v_proj", "k_proj", "o_proj"]
 LORA = {
-    **{"r": 2, "alpha": 6, "dropout": 0.0, "enable_lm": True, "enable_dit": False, "enable_proj": False},
-    **{"target_modules_lm": TARGETS, "target_modules_dit": TARGETS, "target_proj_modules": ["fusion_concat_proj"]},
+    "r": 2,
+    "alpha": 6,
+    "dropout": 0.0,
+    "enable_lm": True,
+    "enable_dit": False,
+    "enable_proj": False,
+    "target_modules_lm": TARGETS,
+    "target_modules_dit": TARGETS,
+    "target_proj_modules": ["fusion_concat_proj"],
 }
 
 
