@@ -4,7 +4,7 @@
 
 speed: seconds to judge the same clips with the same weights, in one process, taking turns. spread: how far the
 difference of two checkpoints moves with the draws alone. memory: the peak of a fresh process that judges a run folder.
-Named none, all three. docs/performance.md says what is counted.
+Named none, all three. docs/choosing.md says what is counted.
 """
 
 from __future__ import annotations
