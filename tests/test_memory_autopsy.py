@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from memory_material import alike, architecture, stack
+from model_batches import micro_batch, one_row, step_batch
+from model_steps import fit, module, rows_of_step
 from torch import nn
 
 from voxtrain.fault import RunFailed
-from voxtrain.memory.autopsy import Held, autopsy, phase_of
+from voxtrain.memory.autopsy import Held, autopsy, held, phase_of
 from voxtrain.memory.plan import Work, predict
+from voxtrain.model.loss import position_losses
+from voxtrain.model.tuning import FullTuning
 from voxtrain.run_folder import RunFolder
 
 
@@ -64,11 +69,20 @@ def caught(phase: str) -> torch.OutOfMemoryError:
     return error.value
 
 
-def explain(phase: str, run: RunFolder, steps_done: int, first_step: int) -> RunFailed:
+def explain(phase: str, run: RunFolder, steps_done: int, first_step: int, *, probing: bool = False) -> RunFailed:
     plan = predict(Work(architecture("tiny"), None, alike(1, 310, 188, 8)), stack("24gb"), 0, 24.0)
-    now = Held(allocated_gib=20.5, reserved_gib=22.0, card_gib=23.7, others_gib=1.5)
+    classes = {"weights": 8.5, "gradients": 8.5, "optimizer state": 0.0, "activations and the rest": 3.5}
+    now = Held(allocated_gib=20.5, reserved_gib=22.0, card_gib=23.7, classes=classes, others=((71, 1.0), (72, 0.5)))
     return autopsy(
-        caught(phase), plan=plan, now=now, steps_done=steps_done, first_step=first_step, run=run, remedies="tuning=lora"
+        caught(phase),
+        plan=plan,
+        now=now,
+        steps_done=steps_done,
+        first_step=first_step,
+        run=run,
+        remedies="tuning=lora",
+        at_work=micro_batch([one_row(0, text=5, audio=9), one_row(1, text=3, audio=4)]),
+        probing=probing,
     )
 
 
@@ -91,7 +105,11 @@ def test_the_phase_is_read_off_the_frames(phase: str) -> None:
 def test_each_phase_has_its_page(tmp_path: Path, phase: str, steps_done: int, told: str) -> None:
     page = str(explain(phase, RunFolder(tmp_path), steps_done, first_step=0))
     assert told in page
-    assert "20.50 GiB in tensors, 1.50 GiB in gaps, 1.50 GiB by other processes, of 23.70 GiB" in page
+    assert "20.50 GiB in tensors, 1.50 GiB in gaps" in page
+    assert "1.50 GiB by other processes (process 71: 1.00, process 72: 0.50), of 23.70 GiB" in page
+    assert "The tensors: weights 8.50, gradients 8.50, activations and the rest 3.50." in page
+    assert "row0 (" in page
+    assert "; padded to 2 x " in page
     assert "Predicted: 0.5" in page
     assert "tuning=lora" in page
     assert "No state was saved yet" in page
@@ -107,3 +125,26 @@ def test_the_first_step_of_a_sitting_counts_as_the_first(tmp_path: Path) -> None
     assert "step 41, in the first forward pass" in page
     assert "The state of step 40 is saved" in page
     assert f"resume={run.root}" in page
+
+
+def test_the_probe_is_told_as_such(tmp_path: Path) -> None:
+    page = str(explain("backward", RunFolder(tmp_path), 0, first_step=0, probing=True))
+    assert page.startswith("Out of memory in the probe, before the first step, in the first backward pass")
+
+
+def test_a_module_knows_what_went_through_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*given: Any, **more: Any) -> Any:
+        losses = position_losses(*given, **more)
+        return replace(losses, diff=Greedy.apply(losses.diff))  # type: ignore[no-untyped-call]
+
+    learner = module(tiny_folder, FullTuning())
+    rows = rows_of_step(1, 2)
+    step = step_batch(1, [rows[:1], rows[1:]])
+    monkeypatch.setattr("voxtrain.model.module.position_losses", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(learner, [step])
+    assert learner.at_work is step.micro_batches[0]
+    now = held(learner, [])
+    assert now.classes["weights"] == pytest.approx(sum(weight.nbytes for weight in learner.parameters()) / 2**30)
+    assert now.classes["gradients"] == 0.0
+    assert now.others == ()

@@ -55,11 +55,13 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
             raise autopsy(
                 error,
                 plan=memory.plan,
-                now=held(module.device),
+                now=held(module, trainer.optimizers),
                 steps_done=module.steps_done,
                 first_step=first,
                 run=start.run,
                 remedies=memory.remedies,
+                at_work=module.at_work,
+                probing=probe is not None and probe.under_way,
             ) from error
     if saver is not None and saver.stopped is not None:
         if not start.run.state_steps():

@@ -84,6 +84,7 @@ class VoxModule(pl.LightningModule):
         self.steps_done, self.rows_seen = 0, 0
         self.skipped: list[int] = []
         self._suspects: dict[int, tuple[str, ...]] = {}
+        self.at_work: MicroBatch | None = None  # what goes through the model now
 
     def learnt_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold, under upstream's names, sharing memory with the model.
@@ -137,6 +138,7 @@ class VoxModule(pl.LightningModule):
         """Add up the gradients of all micro-batches; the losses of all rows, read from the device once."""
         told: list[tuple[MicroBatch, Tensor]] = []
         for micro_batch in batch.micro_batches:
+            self.at_work = micro_batch
             here = micro_batch.to(self.device)
             with self._autocast():
                 losses = position_losses(
@@ -148,6 +150,7 @@ class VoxModule(pl.LightningModule):
             losses = self._with_stop_weight(losses, here)
             self.manual_backward(self._step_loss(losses, here, batch))
             told.append((micro_batch, self._row_means(losses, len(here.ids))))
+        self.at_work = None
         return [row for micro_batch, means in told for row in self._row_losses(micro_batch, means, batch)]
 
     def _of_all_ranks(self, rows: list[RowLoss], micro_batches: int) -> tuple[list[RowLoss], int]:
