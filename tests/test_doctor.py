@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from memory_material import alike, architecture, stack
 
 from voxtrain import doctor
-from voxtrain.doctor import Finding, examine, is_broken, main
+from voxtrain.doctor import Finding, examine, is_broken, main, recipe_findings
+from voxtrain.fault import InputError
+from voxtrain.memory.plan import Work, predict
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,30 @@ def test_a_machine_without_the_driver_is_no_error(monkeypatch: pytest.MonkeyPatc
     [found] = doctor._gpus()
     assert (found.ok, found.required) == (False, False)
     assert builtins.bool(found.remedy)
+
+
+def test_recipes_are_told_with_their_peak(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = predict(Work(architecture("tiny"), None, alike(1, 310, 188, 8)), stack("24gb"), 0, 12.0)
+    large = replace(small, peak_gib=22.2, fits=False, host_gib=21.4)
+    monkeypatch.setattr("voxtrain.run_plan.recipes_for_cards", lambda: ["small", "large"])
+    plans = [("small", small), ("large", large)]
+    monkeypatch.setattr("voxtrain.run_plan.recipe_plans", lambda names, card_gib: iter(plans))
+    monkeypatch.setattr(doctor, "examine", list)
+    assert main(["--card", "12gb"]) == 0
+    said = capsys.readouterr().out
+    assert "ok       recipe small: predicted peak 0.5 GiB on 12.0, 11.0 to spare" in said
+    assert "no       recipe large: predicted peak 22.2 GiB on 12.0, 10.7 too much, and 21.4 GiB of host memory" in said
+    assert "-> `python -m voxtrain.memory +recipe=large --card 12288`" in said
+    assert main([]) == 0  # no GPU and no card: nothing to plan for
+    assert "recipe" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="no card that voxtrain knows"):
+        main(["--card", "abacus"])
+
+
+@pytest.mark.slow
+def test_which_recipes_fit_16_gb() -> None:
+    found = {finding.name: finding.ok for finding in recipe_findings(16.0)}
+    assert found["recipe lora_24gb"]
+    assert found["recipe full_sft_16gb"]
+    assert not found["recipe full_sft_24gb"]
+    assert not any("demo" in name for name in found)

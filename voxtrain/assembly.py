@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from voxtrain.fault import InputError
 from voxtrain.manifest.prepare import read_split
-from voxtrain.memory.plan import MemoryPlan, fit_faults
-from voxtrain.memory.remedies import remedies
+from voxtrain.memory.plan import MemoryPlan, Work, fit_faults
+from voxtrain.memory.remedies import remedies, told
+from voxtrain.memory.stack import MemoryStack
 from voxtrain.run_folder import DataFolder, RunFolder
 from voxtrain.run_plan import plan_memory, plan_work
 from voxtrain.settings import Settings
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunMemory:
-    """The memory plan of a run, and what would save memory, in words."""
+    """The memory plan of a run, and what it was made of."""
 
     plan: MemoryPlan
-    remedies: str
+    work: Work
+    stack: MemoryStack
+
+    def remedies(self) -> str:
+        """What would save memory, in words: some seconds of planning, which a run that fits can do without."""
+        return told(remedies(self.work, self.stack, self.plan, count=2))
 
 
 def data_module(settings: Settings, run: RunFolder, first_step: int, ranks: Ranks) -> SpeechDataModule:
@@ -66,11 +72,10 @@ def memory_plan(settings: Settings, run: RunFolder) -> RunMemory:
     """The plan for the longest step of the actual rows. Raises InputError when it does not fit the card."""
     work = plan_work(settings, read_split(DataFolder(run.data), "train"), settings.model.folder())
     plan = plan_memory(settings, work, run.checkpoint_steps())
-    told = "; ".join(map(str, remedies(work, settings.memory, plan, count=2)))
-    faults = fit_faults(plan, settings.memory, told)
-    if faults:
-        raise InputError(*faults)
-    return RunMemory(plan, told)
+    memory = RunMemory(plan, work, settings.memory)
+    if not plan.fits and not settings.memory.force:
+        raise InputError(*fit_faults(plan, settings.memory, memory.remedies()))
+    return memory
 
 
 def vox_module(settings: Settings, ranks: Ranks) -> VoxModule:

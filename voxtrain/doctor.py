@@ -1,6 +1,7 @@
-"""`python -m voxtrain.doctor [--json]`: what this machine can run, what is missing, and how to mend it.
+"""`python -m voxtrain.doctor [--card CARD] [--json]`: what this machine can run, what is missing, and how to mend it.
 
-Exit code 0, or 1 when something that every run needs is broken.
+Of a GPU that is here, or of the card that is named, it says which recipes fit. Exit code 0, or 1 when something that
+every run needs is broken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from importlib import metadata
 from pathlib import Path
 
 from voxtrain.door import run_door
-from voxtrain.fault import DONE, FAILED
+from voxtrain.fault import DONE, FAILED, Fault, InputError
+from voxtrain.memory.card import size_gib
 
 GIB = 2**30
 FULL_STATE_GIB = 13.0
@@ -95,24 +97,52 @@ def _gpus() -> list[Finding]:
     import pynvml
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        told = [(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)) for handle in handles]
-        driver = pynvml.nvmlSystemGetDriverVersion()
+        cards = _cards()
     except pynvml.NVMLError as error:
         return [_finding("NVIDIA driver", False, False, str(error), "install the driver, where there is a GPU")]
     return [
-        Finding(
-            f"GPU {index}",
-            True,
-            False,
-            f"{name}, {memory.total / GIB:.2f} GiB ({memory.free / GIB:.2f} free), driver {driver}",
-            "",
-        )
-        for index, (name, memory) in enumerate(told)
+        Finding(f"GPU {index}", True, False, f"{name}, {total:.2f} GiB ({free:.2f} free), driver {driver}", "")
+        for index, (name, total, free, driver) in enumerate(cards)
     ]
+
+
+def _cards() -> list[tuple[str, float, float, str]]:
+    """(name, GiB, GiB free, version of the driver) of each GPU. Raises NVMLError."""
+    import pynvml
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    told = [(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)) for handle in handles]
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    return [(str(name), memory.total / GIB, memory.free / GIB, str(driver)) for name, memory in told]
+
+
+def _smallest_gpu_gib() -> float | None:
+    import pynvml
+
+    try:
+        return min((total for _, total, _, _ in _cards()), default=None)
+    except pynvml.NVMLError:
+        return None
+
+
+def recipe_findings(card_gib: float) -> list[Finding]:
+    """Whether each recipe for GPUs fits a card, as planned."""
+    from voxtrain.manifest.progress import told
+    from voxtrain.run_plan import recipe_plans, recipes_for_cards
+
+    names = recipes_for_cards()
+    found = []
+    for name, plan in told(recipe_plans(names, card_gib), len(names), "planning recipes"):
+        spare = plan.spare_gib()
+        told_spare = f"{spare:.1f} to spare" if plan.fits else f"{-spare:.1f} too much"
+        host = f", and {plan.host_gib:.1f} GiB of host memory" if plan.host_gib >= 0.05 else ""
+        words = f"predicted peak {plan.peak_gib:.1f} GiB on {card_gib:.1f}, {told_spare}{host}"
+        remedy = f"`python -m voxtrain.memory +recipe={name} --card {card_gib * 1024:.0f}` says what would save most"
+        found.append(_finding(f"recipe {name}", plan.fits, False, words, remedy))
+    return found
 
 
 def _memory() -> Finding:
@@ -193,6 +223,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _card(name: str) -> float:
+    try:
+        return size_gib(name)
+    except ValueError as error:
+        raise InputError(Fault(f"--card {name}", str(error), "give a card that voxtrain knows")) from None
+
+
 def is_broken(findings: list[Finding]) -> bool:
     """Whether something that every run needs is missing."""
     return any(finding.required and not finding.ok for finding in findings)
@@ -201,14 +238,18 @@ def is_broken(findings: list[Finding]) -> bool:
 def main(arguments: list[str]) -> int:
     """Print the findings; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m voxtrain.doctor", description=__doc__)
+    parser.add_argument("--card", help="24gb, a card's name such as 4090, or MiB (without: the smallest GPU here)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     given = parser.parse_args(arguments)
+    card_gib = _smallest_gpu_gib() if given.card is None else _card(given.card)
     findings = examine()
+    if card_gib is not None and not is_broken(findings):
+        findings += recipe_findings(card_gib)
     if given.json:
         print(json.dumps({"ok": not is_broken(findings), "findings": [asdict(one) for one in findings]}, indent=2))
     else:
         for finding in findings:
-            state = "ok     " if finding.ok else "BROKEN " if finding.required else "missing"
+            state = "ok     " if finding.ok else "BROKEN " if finding.required else "no     "
             print(f"{state}  {finding.name}: {finding.found}")
             if finding.remedy:
                 print(f"         -> {finding.remedy}")

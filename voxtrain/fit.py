@@ -59,7 +59,7 @@ def fit(start: Start, module: VoxModule, data: SpeechDataModule, memory: RunMemo
                 steps_done=module.steps_done,
                 first_step=first,
                 run=start.run,
-                remedies=memory.remedies,
+                remedies=memory.remedies(),
                 at_work=module.at_work,
                 probing=probe is not None and probe.under_way,
             ) from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from voxtrain.composition import known_options
 from voxtrain.manifest.row import Row
 from voxtrain.memory.disk import DiskPlan, disk_plan
 from voxtrain.memory.longest import Longest, assumed_longest, longest_of, longest_rows
 from voxtrain.memory.plan import MemoryPlan, Work, predict
 
 if TYPE_CHECKING:
-    from voxtrain.settings import Settings
+    from voxtrain.settings import Settings, compose
 
 
 def plan_work(settings: Settings, rows: Sequence[Row], folder: Path | None) -> Work:
@@ -62,3 +63,19 @@ def _tokens(folder: Path | None) -> Callable[[str], int] | None:
 
     tokenize = load_tokenizer(folder)
     return lambda text: len(tokenize(text))
+
+
+def recipes_for_cards() -> list[str]:
+    """The recipes that train on a GPU, by name."""
+    return [name for name in known_options("recipe") if _recipe(name).trainer.accelerator == "cuda"]
+
+
+def recipe_plans(names: Sequence[str], card_gib: float) -> Iterator[tuple[str, MemoryPlan]]:
+    """Each recipe with its plan on a card, for rows of the longest clips that are allowed; some seconds for each."""
+    for name in names:
+        settings = _recipe(name)
+        yield name, predict(plan_work(settings, [], None), settings.memory, 0, card_gib)
+
+
+def _recipe(name: str) -> Settings:
+    return compose(["data.manifest=none", f"+recipe={name}"])
