@@ -87,7 +87,7 @@ def test_all_that_a_choice_stands_on_is_on_the_page(run: RunFolder) -> None:
     assert "true difference of that size between two checkpoints 80 % of the time" in text
     assert choice["pareto_set"] == [80, 120, 240]
     assert "Steps 80, 120 and 240: going from one to another" in text
-    assert "The rest are beaten in both." in text
+    assert "Each of the rest has one of these that is no higher in either." in text
     assert "Stop head loss/stop at step" in text
     for found in choice["stop_weight_ranges"]:
         assert re.search(rf"from {found['from']:.3g} (to|up).*?: step {found['step']}", text)

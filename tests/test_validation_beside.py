@@ -171,12 +171,14 @@ def test_a_judge_outlives_the_killed_trainer_and_what_is_left_is_judged_after_th
     run = RunFolder(tmp_path / "run")
     process = begun("after_each_checkpoint", run.root, cache)
     until = time.monotonic() + 200
-    while not (run.post_hoc_log.is_file() and run.state_steps()):
+    while not (run.evaluation_lock.is_file() and run.state_steps()):  # the judge is at work
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    judged_before = run.evaluated_rows.is_file() and set(judged(run)["step"].to_pylist()) >= {0, 4, 8, 12}
+    assert not judged_before
     while not run.evaluated_rows.is_file():  # by the judge that nobody waits for
         assert time.monotonic() < until, run.post_hoc_log.read_text()
         time.sleep(0.1)

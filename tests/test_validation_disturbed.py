@@ -91,11 +91,12 @@ def test_a_killed_judge_is_started_again(run: RunFolder, whole: pa.Table) -> Non
 def test_of_two_at_once_one_judges_and_the_other_names_it(run: RunFolder, whole: pa.Table) -> None:
     judge = started(run)
     wait_for_records(run, judge)
+    judge.send_signal(signal.SIGSTOP)  # it holds the lock, however long the other takes
     other = started(run)
     said, _ = other.communicate(timeout=PATIENCE_S)
-    if other.returncode != DONE:  # else the first had ended by then, and there was nothing left to do
-        assert other.returncode == WRONG_INPUT
-        assert f"process {judge.pid}" in said
+    assert other.returncode == WRONG_INPUT, said
+    assert f"process {judge.pid}" in said
+    judge.send_signal(signal.SIGCONT)
     assert ended(judge) == DONE
     assert records(run).equals(whole)
 

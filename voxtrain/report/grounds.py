@@ -45,7 +45,7 @@ def _facts(evidence: Evidence, selection: Record) -> Iterator[tuple[str, str]]:
     pareto = [step for step in map(whole, _list(selection, "pareto_set")) if step is not None]
     if pareto:
         trained = [row for row in evidence.checkpoints if whole(row.get("step"))]
-        rest = " The rest are beaten in both." if len(pareto) < len(trained) else ""
+        rest = " Each of the rest has one of these that is no higher in either." if len(pareto) < len(trained) else ""
         text = (
             f"Step {pareto[0]:,} alone: no other is lower in either loss."
             if len(pareto) == 1
