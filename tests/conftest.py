@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -53,7 +55,36 @@ def composed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composition, "hydra_compose", compose)
+        patch.setattr(OmegaConf, "load", staticmethod(parsed_once(OmegaConf.load)))
         yield
+
+
+def parsed_once(really: Callable[[object], object]) -> Callable[[object], object]:
+    """What a YAML file says, parsed once: the parser is plain Python, and Hydra reads forty files for one run."""
+    known: dict[str, object] = {}
+
+    def load(file: object) -> object:
+        if not isinstance(file, io.TextIOBase):
+            return really(file)
+        text = file.read()
+        if text not in known:
+            known[text] = really(io.StringIO(text))
+        return deepcopy(known[text])
+
+    return load
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Benchmarks set torch's threads; the tests after theirs compute with those they were started with.
+
+    It matters: the model rounds in its middle, so that another order of adding can turn the last bit into a whole step.
+    """
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

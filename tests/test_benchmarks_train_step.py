@@ -123,6 +123,7 @@ def test_the_shape_is_the_released_one_scaled() -> None:
     assert parameter_counts(small)["trainable"] == pytest.approx(90e6, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_recorder_counts_products_forward_and_backward() -> None:
     layer, values = torch.nn.Linear(3, 5), torch.randn(7, 3, requires_grad=True)
     with Recorder(lambda: "here") as recorder:

@@ -157,6 +157,7 @@ def test_touch_save_writes_a_state_and_goes_on(run: RunFolder, save: Any, monkey
     assert module.steps_done == TOTAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "state_then"), [(4, 4), (3, 0), (TOTAL, 9)])
 def test_a_low_disk_stops_at_the_boundary_and_tears_nothing(
     run: RunFolder, save: Any, monkeypatch: pytest.MonkeyPatch, when: int, state_then: int

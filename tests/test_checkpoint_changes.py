@@ -49,6 +49,7 @@ def lr_factor(start: Start, step: int) -> float:
     return start.settings.schedule.factor(step, start.settings.train.steps_of_schedule())
 
 
+@pytest.mark.slow
 def test_more_steps_keep_the_schedule_and_hold_its_last_rate_beyond_it(run: RunFolder) -> None:
     before = going_on(run)
     for total in (150, 200):
@@ -59,6 +60,7 @@ def test_more_steps_keep_the_schedule_and_hold_its_last_rate_beyond_it(run: RunF
         assert world_faults(start) == []
 
 
+@pytest.mark.slow
 def test_a_new_schedule_is_that_of_a_run_begun_with_all_steps(run: RunFolder) -> None:
     going_on(run, "train.max_steps=150")
     start = going_on(run, "train.max_steps=200", "train.schedule_on_resume=new", "optimizer.lr=0.25")
@@ -68,6 +70,7 @@ def test_a_new_schedule_is_that_of_a_run_begun_with_all_steps(run: RunFolder) ->
     assert going_on(run).settings.plain == start.settings.plain, "the next sitting goes on as this one did"
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_course_are_not_passed_off_as_those_of_a_new_one(run: RunFolder) -> None:
     """A run that was killed between two saves comes by the second once more, and would keep what it finds there."""
     run.checkpoint(60).mkdir(parents=True)
@@ -83,6 +86,7 @@ def test_checkpoints_of_another_course_are_not_passed_off_as_those_of_a_new_one(
     going_on(run, "train.schedule_on_resume=keep", "train.max_steps=150")
 
 
+@pytest.mark.slow
 def test_steps_beyond_a_schedule_that_ends_at_zero_are_told(run: RunFolder) -> None:
     """A new run with a schedule that is too short is refused; one that goes on may, and is told."""
     going_on(run, "train.schedule_on_resume=new", "schedule.final_share=0.0")

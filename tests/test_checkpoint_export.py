@@ -205,6 +205,7 @@ def test_the_door_exports_the_selected_step(tmp_path: Path, base: Path, capsys: 
 class TestUpstream:
     """The real thing: upstream's loader on what is written and exported."""
 
+    @pytest.mark.slow
     def test_a_full_checkpoint_loads_with_the_weights_that_were_given(self, tiny_folder: Path, tmp_path: Path) -> None:
         model = upstream.load_model(tiny_folder, None, torch.device("cpu"), torch.float32)
         tensors = {name: value + 0.01 for name, value in model.state_dict().items()}
@@ -216,6 +217,7 @@ class TestUpstream:
         assert set(named) == set(tensors)
         assert all(torch.equal(named[name], tensors[name].to(named[name].dtype)) for name in tensors)
 
+    @pytest.mark.slow
     def test_a_merged_adapter_does_what_the_adapter_does(self, tiny_folder: Path, tmp_path: Path) -> None:
         tuning = compose(["+recipe=lora_demo", "tuning.rank=4"]).tuning
         model = upstream.load_model(tiny_folder, tuning, torch.device("cpu"), torch.float32)

@@ -111,6 +111,7 @@ def test_a_queue_that_refuses_is_told_with_what_to_do(
     assert "scontrol" in str(requeue(SlurmJob("77", 0)))
 
 
+@pytest.mark.slow
 def test_a_restarted_job_finds_its_own_run_alone(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, other_job = start_with(), start_with(folder="outputs/demo/2")
     other_command = start_with("seed=5", folder="outputs/demo/3")

@@ -125,6 +125,7 @@ def test_a_state_is_written_once(run: RunFolder) -> None:
     assert (run.state(1) / "state.json").stat().st_ino == inode
 
 
+@pytest.mark.slow
 def test_marks_of_paged_tensors_are_not_saved(run: RunFolder) -> None:
     """A loaded copy is ordinary memory; were it marked as paged, the card would be handed a host address."""
     module, optimizer = trained("8bit", 2)
@@ -144,6 +145,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return [value] if isinstance(value, torch.Tensor) else []
 
 
+@pytest.mark.slow
 def test_paged_state_goes_back_into_the_optimizers_own_buffers(run: RunFolder) -> None:
     module, optimizer = trained("8bit", 3)
     write_state(run, module, optimizer, "f")
@@ -224,6 +226,7 @@ class Adapter(nn.Module):
         return {f"q.{name}": value.detach() for name, value in self.named_parameters()}
 
 
+@pytest.mark.slow
 def test_the_announced_bytes_are_nearly_those_written(run: RunFolder) -> None:
     module, optimizer = trained("8bit", 2)
     expected = take_snapshot(module, optimizer, None, lazily(module.learnt_tensors(), None)).nbytes

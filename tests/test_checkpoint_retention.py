@@ -85,6 +85,7 @@ def test_linked_files_set_nothing_free(tmp_path: Path) -> None:
     assert [verdict.size_bytes for verdict in verdicts(run) if verdict.step == 10] == [1000]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_interleaving_of_judge_and_pruner_deletes_an_unjudged_or_chosen_step(data: st.DataObject) -> None:

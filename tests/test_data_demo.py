@@ -46,6 +46,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_shares_of_faults_are_those_of_the_published_run(manifest: Path) -> None:
     labels = [record["label"] for record in read_jsonl(manifest.with_name("labels.jsonl"))]
     assert labels.count("clean") == 120
@@ -63,6 +64,7 @@ def test_every_fault_is_there_at_any_size(clean: int) -> None:
     assert abs(labels.count("empty_text") - 0.3066 * total) < 2
 
 
+@pytest.mark.slow
 def test_clean_clips_are_speech_of_a_few_seconds(manifest: Path) -> None:
     records, labels = read_jsonl(manifest), read_jsonl(manifest.with_name("labels.jsonl"))
     assert [record["id"] for record in records] == [label["id"] for label in labels]
@@ -92,6 +94,7 @@ def test_parents_differ_in_voice_and_all_speak(manifest: Path) -> None:
     assert min(per_parent) >= 15
 
 
+@pytest.mark.slow
 def test_the_manifest_room_rejects_the_planted_faults_and_nothing_else(manifest: Path, tmp_path: Path) -> None:
     from voxtrain.settings import compose
 
@@ -180,6 +183,7 @@ def test_settings_that_cannot_work(tmp_path: Path, changed: dict[str, Any]) -> N
         source(tmp_path, **changed)
 
 
+@pytest.mark.slow
 def test_making_speech_imports_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from voxtrain.data.demo_speech import DemoSource;"

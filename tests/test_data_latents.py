@@ -72,6 +72,7 @@ def test_cached_equals_live(audio: list[Path], tmp_path: Path) -> None:
     assert_live(cache_in(tmp_path / "cache"), audio)  # what was not asked for is looked for
 
 
+@pytest.mark.slow
 def test_cached_equals_live_with_the_tiny_models_own_vae(
     tiny_folder: Path, clips: list[tuple[Path, str, str]], tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_cached_equals_live_with_the_tiny_models_own_vae(
         assert torch.equal(cache.latents(row.audio), encode(read_wave(row.audio)))
 
 
+@pytest.mark.slow
 def test_every_version_and_the_machine_are_in_the_key(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from voxtrain.model import device, upstream
 
@@ -262,6 +264,7 @@ def kept(audio: list[Path], tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_costs_its_entry_alone(audio: list[Path], kept: Path) -> None:
     for name in places(kept):
         for share in (0.0, 0.5, 0.99):
@@ -277,6 +280,7 @@ def test_a_flipped_bit_costs_its_entry_alone(audio: list[Path], kept: Path) -> N
     assert_live(cache_in(kept), audio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [

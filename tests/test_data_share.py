@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_data_steps import ROWS, contents, pack
@@ -37,6 +38,7 @@ def test_every_rank_cuts_its_share_under_the_same_limit(
     assert cut_shares(lengths, 1, batch_size, most) == [cut_step(lengths, batch_size, most)]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3), st.integers(1, 4), st.none() | st.integers(10, 60), st.integers(2, 5))
 def test_the_ranks_steps_together_are_the_step_of_one_process(
     batch_size: int, grad_accum: int, most: int | None, ranks: int

@@ -86,6 +86,7 @@ def test_a_machine_without_the_driver_is_no_error(monkeypatch: pytest.MonkeyPatc
     assert builtins.bool(found.remedy)
 
 
+@pytest.mark.slow
 def test_recipes_are_told_with_their_peak(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = predict(Work(architecture("tiny"), None, alike(1, 310, 188, 8)), stack("24gb"), 0, 12.0)
     large = replace(small, peak_gib=22.2, fits=False, host_gib=21.4)

@@ -113,6 +113,7 @@ def test_wrong_model_folder(door: Door, rows: list) -> None:
     refused(door("+recipe=demo", write_manifest(rows), "model.path=model"), "model.path", "config.json")
 
 
+@pytest.mark.slow
 def test_model_that_cannot_be_downloaded(door: Door, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("+recipe=demo", "model=voxcpm2", "model.path=nobody/nothing", write_manifest(rows))
     refused(door(*arguments), "nobody/nothing", "model.path")
@@ -180,6 +181,7 @@ def test_dropout_is_refused(door: Door) -> None:
     refused(door("+recipe=lora_demo", "tuning.dropout=0.1"), "tuning.dropout")
 
 
+@pytest.mark.slow
 def test_resume_of_no_run_folder(door: Door) -> None:
     refused(door("resume=nowhere"), "nowhere", "no run folder")
 

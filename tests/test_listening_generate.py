@@ -68,6 +68,7 @@ def stamps(run: RunFolder) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_every_checkpoint_says_every_text(runs: dict[str, RunFolder]) -> None:
     for run in runs.values():
         with run.listening_table.open(newline="") as file:
@@ -100,6 +101,7 @@ def test_a_sample_is_that_of_a_freshly_loaded_checkpoint(runs: dict[str, RunFold
     assert heard[0].shape != heard[10].shape or (heard[0] != heard[10]).any()
 
 
+@pytest.mark.slow
 def test_step_0_of_a_lora_run_speaks_like_the_base_model(runs: dict[str, RunFolder]) -> None:
     full, lora = (runs[name] for name in ("demo", "lora_demo"))
     base = [wave_file(full, sample).read_bytes() for sample in read_samples(full) if sample.step == 0]
@@ -107,6 +109,7 @@ def test_step_0_of_a_lora_run_speaks_like_the_base_model(runs: dict[str, RunFold
     assert adapted == base
 
 
+@pytest.mark.slow
 def test_nothing_is_made_twice(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before, table = stamps(run), run.listening_table.read_bytes()
     monkeypatch.setattr(upstream, "load_speaker", None)  # calling it would fail
@@ -115,6 +118,7 @@ def test_nothing_is_made_twice(run: RunFolder, monkeypatch: pytest.MonkeyPatch) 
     assert run.listening_table.read_bytes() == table
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_made_again(run: RunFolder, runs: dict[str, RunFolder]) -> None:
     before = stamps(run)
     shutil.rmtree(run.checkpoint(0))  # gone: its samples stay
@@ -162,6 +166,7 @@ def test_a_sample_that_fails_is_told_and_stops_no_other(
     assert [sample.failed for sample in read_samples(run)] == [""] * 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_speak_is_told_and_the_others_speak(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +177,7 @@ def test_a_checkpoint_that_cannot_speak_is_told_and_the_others_speak(
     assert "step 0 cannot speak" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_no_network(runs: dict[str, RunFolder]) -> None:
     html = runs["demo"].listening_page.read_text()
     assert not NETWORK.search(html)
@@ -209,6 +215,7 @@ def test_sound_in_the_page_is_the_sample(tmp_path: Path) -> None:
     assert len(address) < 24000  # a WAV of 16 bits would be 64,000
 
 
+@pytest.mark.slow
 def test_a_line_of_the_table_survives_writing_and_reading(runs: dict[str, RunFolder]) -> None:
     samples = read_samples(runs["demo"])
     broken = Sample(5, samples[0].line, "abc", runaway=False, failed="why, indeed", measures=None)

@@ -240,6 +240,7 @@ def composed(name: str, *overrides: str) -> CleanRules:
     return compose(["+recipe=demo", f"clean={name}", *overrides]).clean
 
 
+@pytest.mark.slow
 def test_headers_decodes_nothing_and_else_is_standard() -> None:
     headers = composed("headers")
     assert headers.model_copy(update={"decode": True}) == composed("standard")
@@ -263,6 +264,7 @@ def test_none_rejects_only_what_cannot_be_learnt_from() -> None:
     assert unfit == {"invalid_value", "no_group", "missing_audio", "unreadable_audio"}
 
 
+@pytest.mark.slow
 def test_asr_is_standard_with_a_recogniser() -> None:
     with_asr = composed("asr", "clean.asr.model=tiny")
     assert with_asr.model_copy(update={"asr": None}) == composed("standard")

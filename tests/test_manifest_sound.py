@@ -294,6 +294,7 @@ def test_long_files_are_measured_in_blocks_to_the_same_result(tmp_path: Path, mo
     assert measured(path).bandwidth_hz == pytest.approx(4_000, abs=150)
 
 
+@pytest.mark.slow
 def test_real_speech(shared: Path) -> None:
     """Of every clip: something is heard, and most of its band is filled (but for one clip of LibriTTS)."""
     found = [measured(path) for path in sorted((shared / "speech" / "audio").glob("*.*"))]

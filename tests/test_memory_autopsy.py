@@ -91,6 +91,7 @@ def test_the_phase_is_read_off_the_frames(phase: str) -> None:
     assert phase_of(caught(phase)) == phase
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "steps_done", "told"),
     [
@@ -117,6 +118,7 @@ def test_each_phase_has_its_page(tmp_path: Path, phase: str, steps_done: int, to
     assert "More lines" not in page
 
 
+@pytest.mark.slow
 def test_the_first_step_of_a_sitting_counts_as_the_first(tmp_path: Path) -> None:
     """A resumed run makes its optimizer state before the first step, but its activations for the first time."""
     run = RunFolder(tmp_path)
@@ -127,11 +129,13 @@ def test_the_first_step_of_a_sitting_counts_as_the_first(tmp_path: Path) -> None
     assert f"resume={run.root}" in page
 
 
+@pytest.mark.slow
 def test_the_probe_is_told_as_such(tmp_path: Path) -> None:
     page = str(explain("backward", RunFolder(tmp_path), 0, first_step=0, probing=True))
     assert page.startswith("Out of memory in the probe, before the first step, in the first backward pass")
 
 
+@pytest.mark.slow
 def test_a_module_knows_what_went_through_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*given: Any, **more: Any) -> Any:
         losses = position_losses(*given, **more)

@@ -124,6 +124,7 @@ def test_expandable_segments_unless_the_user_said_something() -> None:
     assert stack(expandable_segments=False).environment({}) == {}
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_settings_load_no_torch() -> None:
     rooms = [
         "checkpoint.plan", "checkpoint.changes", "checkpoint.folders", "checkpoint.retention",

@@ -46,6 +46,7 @@ def test_classes_are_counted_exactly_and_stand_beside_the_prediction(tmp_path: P
     assert set(said["error"]) == {"weights", "gradients", "optimizer"}
 
 
+@pytest.mark.slow
 def test_phases_are_measured_in_their_order_beside_the_prediction(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     fit(Learner(3), WatchMemory(run, plan()))
@@ -57,6 +58,7 @@ def test_phases_are_measured_in_their_order_beside_the_prediction(tmp_path: Path
     assert {phase["error"] for phase in phases.values()} == {None}  # a process holds Python too
 
 
+@pytest.mark.slow
 def test_on_a_card_each_phase_has_the_allocators_peak_and_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +83,7 @@ def test_on_a_card_each_phase_has_the_allocators_peak_and_its_error(
     assert told["error"] == told["predicted"] / 0.5 - 1
 
 
+@pytest.mark.slow
 def test_it_is_written_after_the_first_step_and_leaves_no_hook(tmp_path: Path) -> None:
     run, module, seen = RunFolder(tmp_path), Learner(4), []
     module.at_step = lambda step: seen.append(run.memory.exists())
@@ -89,6 +92,7 @@ def test_it_is_written_after_the_first_step_and_leaves_no_hook(tmp_path: Path) -
     assert not any(parameter._post_accumulate_grad_hooks for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_no_hook_stays_after_a_step_that_broke(tmp_path: Path) -> None:
     module = Learner(4)
 
@@ -102,6 +106,7 @@ def test_no_hook_stays_after_a_step_that_broke(tmp_path: Path) -> None:
     assert hooks == []
 
 
+@pytest.mark.slow
 def test_paged_state_is_counted_beside_the_allocator() -> None:
     module = Learner(1)
     optimizer = optimizer_of(module.parameters(), "8bit")

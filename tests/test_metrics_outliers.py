@@ -200,6 +200,7 @@ def test_settings_that_make_no_sense_are_told_together() -> None:
     assert {fault.where.partition(" = ")[0] for fault in told.value.faults} == {key.split("=")[0] for key in wrong}
 
 
+@pytest.mark.slow
 def test_the_trace_can_be_switched_off(run: RunFolder) -> None:
     rows = SimpleNamespace(rows=lambda split: manifest_rows())
 

@@ -133,6 +133,7 @@ def test_adapters_of_each_place_are_in_the_merged_weights(run: RunFolder, merged
     assert moved == {f"{place}.weight" for place in places}
 
 
+@pytest.mark.slow
 def test_upstreams_own_door_loads_the_merged_export_and_speaks_as_the_adapted_model(
     run: RunFolder, merged: Path, settings: Settings
 ) -> None:
@@ -166,6 +167,7 @@ def test_such_a_run_is_judged_and_speaks(run: RunFolder, settings: Settings) -> 
     assert waves[0] != waves[10]
 
 
+@pytest.mark.slow
 def test_another_adapter_is_refused(run: RunFolder, cache: Path) -> None:
     other = compose(["+recipe=lora_demo", f"data.cache_dir={cache}", "tuning.rank=4", "tuning.locenc=true"]).tuning
     model = upstream.load_model(run_base(run), other, CPU, torch.float32)  # type: ignore[arg-type]

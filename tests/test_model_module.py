@@ -196,6 +196,7 @@ def test_autocast_stays_near_float32(tiny_folder: Path) -> None:
     assert half[-1].loss_total != plain[-1].loss_total
 
 
+@pytest.mark.slow
 @TUNINGS
 def test_operators_for_the_cpu_train_alike(tiny_folder: Path, tuning: FullTuning | LoraTuning) -> None:
     """Gradients by row and the operators' own backward passes: norms, losses and weights of three clipped steps."""

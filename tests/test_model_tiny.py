@@ -48,6 +48,7 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(
     assert differs == {"model.safetensors", "audiovae.safetensors"}
 
 
+@pytest.mark.slow
 def test_building_leaves_torchs_generator_alone(tiny: TinyModel, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     elsewhere(tiny, tmp_path, seed=3).folder()

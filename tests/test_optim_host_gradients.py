@@ -133,6 +133,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="need their master there"):
             AdamW(lr=1e-5, betas=(0.9, 0.99), eps=1e-8, weight_decay=0).build([], change["state"], "nearest", 0, "host")
 
+    @pytest.mark.slow
     def test_several_gpus(self) -> None:
         given = ["+recipe=full_sft_12gb", "data.manifest=none", "trainer=ddp", "trainer.devices=2"]
         with pytest.raises(

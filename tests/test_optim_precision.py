@@ -75,6 +75,7 @@ def test_settings_take_every_stack_that_is_compared(name: str) -> None:
     assert (held.weights, held.autocast) == ("bf16", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [kind for kind in KINDS if kind.values != ("12gb",)])
 def test_bytes_are_those_of_the_plan(tiny, tiny_folder: Path, name: str) -> None:
     """Weights and gradients exactly, state within 10 %: many of the tiny model's tensors keep fp32 moments."""

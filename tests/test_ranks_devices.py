@@ -67,6 +67,7 @@ def test_preflight_refuses_copies(monkeypatch: pytest.MonkeyPatch, tmp_path) -> 
     assert [fault.where for fault in world_faults(start)] == ["WORLD_SIZE = 2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "where"),
     [

@@ -57,6 +57,7 @@ def test_smoothing_has_no_bias_and_follows() -> None:
     assert jump[-1] > 0.999
 
 
+@pytest.mark.slow
 def test_a_whole_page_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     run = made.fake_run(tmp_path / "run")
     html = write_report(run).read_text()

@@ -120,6 +120,7 @@ def test_the_page_says_who_is_lower_at_which_step_and_what_each_took(tmp_path: P
         assert told in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -142,6 +142,7 @@ def test_an_empty_folder_has_a_report(tmp_path: Path) -> None:
     assert "No checkpoint is judged yet." in page.text
 
 
+@pytest.mark.slow
 def test_values_of_an_unexpected_kind_do_not_stop_the_report(run: RunFolder) -> None:
     for path in (run.run, run.memory, run.selection, DataFolder(run.data).audit, DataFolder(run.data).split):
         before = read_json(path)

@@ -95,6 +95,7 @@ def test_the_callback_never_raises(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "The sweep's table could not be written: FileNotFoundError" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_callback_is_light() -> None:
     code = (
         "import sys, voxtrain.report.sweep; "

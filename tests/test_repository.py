@@ -131,6 +131,7 @@ def test_no_room_imports_a_later_one() -> None:
     assert len(links) > 50, "the scan found hardly any import between rooms, so it proves nothing"
 
 
+@pytest.mark.slow
 def test_rooms_do_not_see_the_settings_even_as_types() -> None:
     rooms = [p for room in (*ROOMS, "report") if (PACKAGE / room).is_dir() for p in python_files(PACKAGE / room)]
     inner = [path for path in rooms if path.name != "__main__.py"]
@@ -155,6 +156,7 @@ def test_the_scan_sees_imports_wherever_they_stand(source: str, expected: set[st
     assert rooms_among(scan(source, "voxtrain.data")) == expected
 
 
+@pytest.mark.slow
 def test_one_file_alone_imports_voxcpm() -> None:
     users = [p.relative_to(PACKAGE).as_posix() for p in python_files() if "voxcpm" in _packages(p, for_types=True)]
     assert users == ["model/upstream.py"]
@@ -167,6 +169,7 @@ def test_text_rooms_import_no_tensors() -> None:
     _run_without_torch([module_name(path) for path in files])
 
 
+@pytest.mark.slow
 def test_what_the_settings_check_imports_loads_no_torch() -> None:
     options = sorted((ROOT / "conf").rglob("*.yaml"))
     targets = {t for path in options for t in re.findall(r"_target_: ([\w.]+)\.\w+$", path.read_text(), re.MULTILINE)}

@@ -74,6 +74,7 @@ def test_every_requirement_is_pinned_inside_its_range(requirements: list[Require
     assert [str(r) for r in requirements if not r.specifier.contains(pinned[str(r)] or "")] == []
 
 
+@pytest.mark.slow
 def test_everything_that_comes_along_is_pinned(
     requirements: list[Requirement], heavy: set[str], pins: dict[str, str]
 ) -> None:
@@ -106,11 +107,13 @@ def imported(heavy: set[str]) -> set[str]:
     return {canonicalize_name(owner) for name in foreign for owner in owners[name]}
 
 
+@pytest.mark.slow
 def test_every_package_that_is_imported_is_asked_for(requirements: list[Requirement], imported: set[str]) -> None:
     assert {"torch", "hydra-core", "pydantic", "voxcpm"} <= imported
     assert imported - {canonicalize_name(r.name) for r in requirements} == set()
 
 
+@pytest.mark.slow
 def test_every_package_that_is_asked_for_is_imported(pyproject: dict, imported: set[str]) -> None:
     asked = {canonicalize_name(Requirement(line).name) for line in pyproject["project"]["dependencies"]}
     assert asked - imported == set()

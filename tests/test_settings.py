@@ -36,6 +36,7 @@ def test_there_are_recipes_and_options() -> None:
     assert {group for group, _ in OPTIONS} == set(GROUPS) - {"train"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes(recipe: str) -> None:
     settings = compose([f"+recipe={recipe}", GIVEN])
@@ -51,6 +52,7 @@ def choices(turn: int) -> dict[str, str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(STACKS)))
 def test_every_option_composes(turn: int) -> None:
     many = ["trainer.devices=2"] if choices(turn)["trainer"] == "ddp" else []  # how many has to be said
@@ -175,6 +177,7 @@ def readme_commands() -> list[list[str]]:
     return [line.removeprefix(door).split() for line in lines if line.startswith(door)]
 
 
+@pytest.mark.slow
 def test_every_run_in_the_readme_composes() -> None:
     commands = readme_commands()
     assert len(commands) >= 4

@@ -40,6 +40,7 @@ def test_an_interval_holds_the_truth_at_least_as_often_as_it_says(answers: int, 
     assert all(high - low < 1 for low, high in ends)
 
 
+@pytest.mark.slow
 def test_many_answers_do_not_overflow() -> None:
     low, high = interval(6_000, 10_000, 0.95)
     assert 0.58 < low < 0.6 < high < 0.62

@@ -111,6 +111,7 @@ def test_memory_on_a_shared_card_is_waited_for(
     room.wait_for_room(torch.device("cpu"), 8.0, "")
 
 
+@pytest.mark.slow
 def test_who_may_wait_waits_for_the_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = "import sys, time; from pathlib import Path; from voxtrain.checkpoint.lock import held\n"
     code += "with held(Path(sys.argv[1]), 'judging'): print('held', flush=True); time.sleep(0.3)"

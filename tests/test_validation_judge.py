@@ -70,6 +70,7 @@ def test_records_are_checkpoints_by_rows_by_draws(run: RunFolder) -> None:
     assert len({tuple(records["loss/diff"][i :: len(STEPS)]) for i in range(len(STEPS))}) == len(STEPS)
 
 
+@pytest.mark.slow
 def test_judging_twice_gives_the_same_bits(run: RunFolder, pristine: RunFolder) -> None:
     first = judged(run)
     run.evaluated_rows.unlink()
@@ -77,6 +78,7 @@ def test_judging_twice_gives_the_same_bits(run: RunFolder, pristine: RunFolder) 
     assert not pristine.evaluation.exists()
 
 
+@pytest.mark.slow
 def test_a_loss_is_that_of_the_row_alone_with_its_own_draws(run: RunFolder) -> None:
     """Against position_losses on one row at a time, with a freshly loaded model; padding costs some rounding."""
     records = judged(run)
@@ -114,6 +116,7 @@ def test_how_rows_are_put_together_hardly_matters(run: RunFolder) -> None:
         np.testing.assert_allclose(alone[name], together[name], rtol=2e-6)  # fp32 sums in another order
 
 
+@pytest.mark.slow
 def test_a_swapped_model_gives_the_bits_of_a_freshly_loaded_one(pristine: RunFolder, pristine_lora: RunFolder) -> None:
     for run in (pristine, pristine_lora):
         sources = sources_of(run)
@@ -146,6 +149,7 @@ def test_a_lora_run_is_judged_and_step_0_is_the_base(pristine_lora: RunFolder, p
     assert len(set(records["loss/diff"])) > len(of_base)
 
 
+@pytest.mark.slow
 def test_what_is_judged_is_not_judged_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = judged(run)
     monkeypatch.setattr("voxtrain.validation.judge._judge_steps", None)  # calling it would fail
@@ -171,6 +175,7 @@ def test_a_judge_that_was_killed_goes_on_where_it_was(run: RunFolder, monkeypatc
     assert calls == ["judging step 0", "judging step 10", "judging step 10", "judging step 20"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 10])
 def test_a_checkpoint_that_is_broken_is_told_and_the_others_are_judged(
     step: int, run: RunFolder, capsys: pytest.CaptureFixture[str]
@@ -189,6 +194,7 @@ def test_a_checkpoint_that_is_broken_is_told_and_the_others_are_judged(
         assert [int(row["step"]) for row in csv.DictReader(file)] == [s for s in STEPS if s != step]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_every_kind_of_damage_is_told(damage: str, run: RunFolder, pristine_lora: RunFolder) -> None:
     weights = run.checkpoint(10) / "model.safetensors"
@@ -205,6 +211,7 @@ def test_every_kind_of_damage_is_told(damage: str, run: RunFolder, pristine_lora
     assert sorted(set(read_rows(run)["step"].to_pylist())) == [0, 20]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_mended_is_judged_then(run: RunFolder, pristine: RunFolder) -> None:
     weights = run.checkpoint(10) / "model.safetensors"
     weights.write_bytes(b"")
@@ -214,6 +221,7 @@ def test_a_checkpoint_that_is_mended_is_judged_then(run: RunFolder, pristine: Ru
     assert read_json(run.selection)["not_judged"] == []
 
 
+@pytest.mark.slow
 def test_the_door_selects_again_without_judging(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run.root)]) == DONE
     told = capsys.readouterr().out

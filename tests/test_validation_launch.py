@@ -124,6 +124,7 @@ def test_the_environment_is_ours_without_what_belongs_to_training(monkeypatch: p
     assert not [name for name in kept if name.startswith(("LOCAL_RANK", "MASTER", "PYTORCH_CUDA", "PL_", "TORCHELAS"))]
 
 
+@pytest.mark.slow
 def test_hydra_loads_the_callback_without_anything_heavy() -> None:
     heavy = "{'torch', 'pandas', 'pyarrow', 'pydantic', 'voxcpm', 'soundfile'}"
     code = f"import sys; import voxtrain.validation.launch; print({heavy} & set(sys.modules))"

@@ -178,6 +178,7 @@ def test_files_of_votes_among_arguments() -> None:
             votes_among(arguments)
 
 
+@pytest.mark.slow
 def test_the_door_takes_votes_into_the_selection(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
