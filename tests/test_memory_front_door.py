@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from voxtrain.durable import read_json
+from voxtrain.assembly import memory_plan
+from voxtrain.durable import read_json, write_jsonl
+from voxtrain.fault import InputError
+from voxtrain.manifest.row import Row
 from voxtrain.memory.stack import ALLOCATOR_NAMES
-from voxtrain.run_folder import RunFolder
+from voxtrain.run_folder import DataFolder, RunFolder
+from voxtrain.settings import compose
 
 pytestmark = pytest.mark.slow
 SHORT = ("train.max_steps=2", "checkpoint.every=2", "checkpoint.state_every=2", "validation.when=never")
@@ -66,3 +70,32 @@ def test_the_plan_of_the_full_size_model_takes_a_minute_and_4_gb_at_most(tmp_pat
     assert time.monotonic() - began < 600
     assert used.ru_maxrss * 1024 < 4e9
     assert json.loads((tmp_path / "plan.json").read_text())["peak_gib"] > 5
+
+
+def test_what_cannot_fit_the_card_is_refused_and_force_goes_on(tmp_path: Path) -> None:
+    wanted = ("+recipe=demo", "memory=80gb", "memory.autocast=false", "memory.card=1gb", *SHORT)
+    done = door(*wanted, "hydra.run.dir=run", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 2, done.stderr
+    for part in ("memory.card = 1gb", "the run needs 0.5", "in its checkpoint write", "memory.force=true"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == []
+    done = door(*wanted, "memory.force=true", "hydra.run.dir=forced", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_vanilla_adamw_of_the_full_model_is_refused_on_24_gb_with_the_arithmetic(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = compose(["+recipe=full_sft_80gb", "memory.card=24gb", "data.manifest=rows.jsonl"])
+    monkeypatch.setattr(
+        type(settings.model), "folder", lambda model: tiny_folder
+    )  # its tokenizer is asked for, no more
+    run = RunFolder(tmp_path)
+    row = Row("a", str(tmp_path / "a.wav"), "a few words", 1, "a", 20.0, None, None, None)
+    write_jsonl(DataFolder(run.data).rows("train"), [row.to_record()])
+    with pytest.raises(InputError) as refused:
+        memory_plan(settings, run)
+    said = str(refused.value)
+    for part in ("weights 8.53", "gradients 8.53", "optimizer_on_card 17.06", "24.00 GiB", "memory.state=paged_8bit"):
+        assert part in said

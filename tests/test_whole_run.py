@@ -239,6 +239,8 @@ def test_resumed_equals_uninterrupted(
     assert [path.name for path in of_optimizer[0]] == [path.name for path in of_optimizer[1]] != []
     for one, other in zip(*of_optimizer, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
+    probed = [read_json(r.memory)["probe"] for r in (whole, broken) if given == BF16]  # cards' stacks probe
+    assert all(told["positions"] > 0 for told in probed)
 
 
 def test_resume_refuses_another_learning_rate(run: RunFolder, environment: dict[str, str]) -> None:

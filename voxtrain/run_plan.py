@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from voxtrain.composition import known_options
 from voxtrain.manifest.row import Row
 from voxtrain.memory.disk import DiskPlan, disk_plan
 from voxtrain.memory.longest import Longest, assumed_longest, longest_of, longest_rows
 from voxtrain.memory.plan import MemoryPlan, Work, predict
-
-if TYPE_CHECKING:
-    from voxtrain.settings import Settings, compose
+from voxtrain.settings import Settings, compose
 
 
 def plan_work(settings: Settings, rows: Sequence[Row], folder: Path | None) -> Work:

@@ -57,7 +57,6 @@ def losses_on_fixed_draws(
     found: list[DrawLoss] = []
     for part in told(cut, len(cut), what):
         found += _losses_together(model, rows, part, draws, device)
-        give_back_freed_memory()  # batches of all lengths leave pieces behind: a quarter of a GiB after 40 rows
     return sorted(found, key=lambda loss: (loss.row, loss.draw))
 
 
@@ -75,6 +74,7 @@ def _losses_together(
         if given is None:
             given = given_positions(model, batch.to(device), activation_checkpointing=False, kernels=kernels)
             stop = np.split(given.stop.double().cpu().numpy(), ends)
+        give_back_freed_memory()  # batches and draws leave pieces behind: half a GiB after 40 rows
         losses = _flow_losses(model, given, batch.draws.to(device), kernels)
         diff = np.split(losses.double().cpu().numpy(), ends)
         t = np.split(batch.draws.t.numpy(), ends)
