@@ -50,6 +50,27 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         pass
 
 
+def test_a_disk_that_fails_at_the_end_says_nothing_over_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "evaluation" / "rows.lock"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def work(patch: pytest.MonkeyPatch) -> None:
+        with held(path, "judging"):
+            patch.setattr(Path, "unlink", full)
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        work(patch)
+    assert path.is_file()
+    with held(path, "judging"):  # what stayed is nobody's
+        pass
+    assert not path.exists()
+
+
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_module, "BEAT_S", 0.02)

@@ -50,8 +50,11 @@ def held(path: Path, doing: str, *, waits: bool = False) -> Iterator[None]:
         done.set()
         if heart.ident is not None:
             heart.join()
-        path.unlink(missing_ok=True)  # while it is still ours
-        file.close()
+        # A failing disk must not have the last word over what was done: a file that stays is nobody's lock.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # while it is still ours
+        with suppress(OSError):
+            file.close()
 
 
 def _locked(path: Path, waits: bool) -> TextIO:
