@@ -10,9 +10,6 @@ it could beat.
 A second floor reads one operand of each product from memory. A step has to: a weight was last used a whole model
 before, and what a weight's gradient is made of was saved as long ago. The other operand stays at hand, as an activation
 or a gradient just made would.
-
-The products of attention, one per row or patch and head, are small. The floors count them at the rate of all others; a
-third figure makes them as torch does, many at a time, at their own shapes.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -100,8 +96,6 @@ class Products:
         self._ways = {shape: _fastest(shape, self._right) for shape in sorted(shapes)}
         self._rounds: list[dict[tuple[int, int, int], float]] = []
         self._far_rounds: list[dict[tuple[int, int, int], float]] = []
-        self._small = _operands(products, device, dtype)
-        self._small_rounds: list[float] = []
 
     def step(self) -> None:
         """Make every product of one step as often as a step does."""
@@ -114,15 +108,6 @@ class Products:
             rounds.append(
                 {shape: _seconds(self._ways[shape], shape, self._right, many, far) for shape, many in times.items()}
             )
-        self._small_rounds.append(self._small_products_s())
-
-    def _small_products_s(self) -> float:
-        """Of attention's products, all of a step's."""
-        began = _now_s(self._right.device)
-        for left, right, times in self._small:
-            for _ in range(times):
-                torch.bmm(left, right)
-        return _now_s(self._right.device) - began
 
     def floor(self) -> Floor:
         """Of the round whose seconds are the median; products of attention count at the rate of the others together."""
@@ -132,21 +117,10 @@ class Products:
         """The same, with the right operand of each product read from memory."""
         return self._median(self._far_rounds)
 
-    def attention_s(self) -> tuple[float, float]:
-        """Seconds that attention's products take in the floors, and at their own shapes: the median of the rounds."""
-        return self._at_the_others_rate(self._median(self._rounds)), median(self._small_rounds)
-
-    def _at_the_others_rate(self, floor: Floor) -> float:
-        work = sum(
-            2.0 * batch * n * k * m * times for (_, batch, n, k, m), times in self._products.items() if batch > 1
-        )
-        return work / floor.total_flop * floor.total_s
-
     def forget(self) -> None:
         """Leave the rounds out that were made so far."""
         self._rounds.clear()
         self._far_rounds.clear()
-        self._small_rounds.clear()
 
     def _median(self, rounds: list[dict[tuple[int, int, int], float]]) -> Floor:
         found = sorted((self._of(one) for one in rounds), key=lambda floor: floor.total_s)
@@ -167,23 +141,6 @@ class Products:
         for part, work in small.items():
             seconds[part] += work / rate
         return Floor(dict(seconds), dict(flop))
-
-
-def _operands(products: Counter[Product], device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, int]]:
-    """Both operands of each kind of product that is made many at a time, and how often a step makes it."""
-    counts: Counter[tuple[int, int, int, int]] = Counter()
-    for (_, *shape), times in products.items():
-        batch, n, k, m = shape
-        if batch > 1:
-            counts[batch, n, k, m] += times
-    return [
-        (
-            torch.randn(batch, n, k, device=device, dtype=dtype),
-            torch.randn(batch, k, m, device=device, dtype=dtype),
-            times,
-        )
-        for (batch, n, k, m), times in counts.items()
-    ]
 
 
 def _fastest(shape: tuple[int, int, int], right: Tensor) -> Way:
@@ -207,17 +164,17 @@ def _seconds(way: Way, shape: tuple[int, int, int], right: Tensor, times: int, f
     size = shape[1] * shape[2]
     places = min(times, right.numel() // size) if far else 1
     operands = [right[place * size : (place + 1) * size] for place in range(places)]
-    began = _now_s(right.device)
+    _wait(right.device)
+    began = time.perf_counter()
     for call in range(times):
         way(operands[call % places])
-    return (_now_s(right.device) - began) / times
+    _wait(right.device)
+    return (time.perf_counter() - began) / times
 
 
-def _now_s(device: torch.device) -> float:
-    """The time at which all that was asked of the device is done."""
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def copy_rate(device: torch.device) -> float:
@@ -226,8 +183,10 @@ def copy_rate(device: torch.device) -> float:
     target = torch.empty_like(source)
 
     def copied_s() -> float:
-        began = _now_s(device)
+        _wait(device)
+        began = time.perf_counter()
         target.copy_(source)
-        return _now_s(device) - began
+        _wait(device)
+        return time.perf_counter() - began
 
     return 2 * 4 * source.numel() / _best_s(copied_s)

@@ -144,11 +144,9 @@ def _print_floor(products: Products, shape: dict[str, Any], clock: Clock, ours_s
     print(f"arithmetic floor: {floor.total_s:.3f} s, for {floor.total_flop / 1e9:.1f} GFLOP of matrix products at the")
     print(f"  {rate / 1e9:.0f} GFLOP/s measured at their shapes, in turn with the steps; both are medians")
     print(f"ours takes {ours_s / floor.total_s:.2f} times its floor")
-    counted_s, own_s = products.attention_s()
     from_memory_s = products.floor_from_memory().total_s
     update_s = UPDATE_BYTES * weights / copy_rate(clock.device)
     for also, least_s in (
-        ("attention's products as fast as at their own shapes", floor.total_s - counted_s + own_s),
         ("one operand of each product from memory", from_memory_s),
         ("that and the memory traffic of the update", from_memory_s + update_s),
     ):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -135,18 +134,3 @@ def test_the_recorder_counts_products_forward_and_backward() -> None:
     for floor in (products.floor(), products.floor_from_memory()):
         assert floor.total_flop == 3 * 2 * 3 * 5 * 7
         assert 0 < floor.total_s < 1
-
-
-@pytest.mark.slow
-def test_attentions_products_count_as_the_others_do_and_are_timed_at_their_own_shapes() -> None:
-    heads = [torch.randn(2, 3, 7, 4, requires_grad=True) for _ in range(3)]  # [B, H, L, D]
-    layer = torch.nn.Linear(8, 8)
-    with Recorder(lambda: "here") as recorder:
-        (scaled_dot_product_attention(*heads).sum() + layer(torch.randn(9, 8)).sum()).backward()
-    assert recorder.products["here", 6, 7, 4, 7] == 2 + 5  # forward and backward
-    products = Products(recorder.products, CPU, autocast=False)
-    for _ in range(3):
-        products.step()
-    counted_s, own_s = products.attention_s()
-    assert counted_s == pytest.approx(products.floor().total_s * 7 * 6 * 7 * 4 * 7 * 2 / products.floor().total_flop)
-    assert own_s > 0
