@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import report_material as made
 
+from voxtrain.durable import write_json
 from voxtrain.report import charts
 from voxtrain.report.run import write_report
 from voxtrain.run_folder import RunFolder
@@ -95,6 +96,16 @@ def test_all_that_a_choice_stands_on_is_on_the_page(run: RunFolder) -> None:
         assert int(step) != choice["selected_step"]
         low, high = (f"{found[end]:+.4f}".replace("-", "\N{MINUS SIGN}") for end in ("low", "high"))
         assert f"{low} to {high}" in text
+
+
+def test_why_a_step_is_out_whose_interval_holds_zero_is_said(run: RunFolder) -> None:
+    found = selected(run, 6)
+    said = "though the interval against the selected holds zero"
+    assert said not in page(run)
+    out = next(step for step in STEPS[1:] if step not in found["tie_set"])
+    found["intervals"][str(out)]["low"] = -0.001
+    write_json(run.selection, found)
+    assert f"Step {out} ties with it no more, {said}: another checkpoint is lower more surely." in page(run)
 
 
 def test_losses_in_parts_stand_under_the_checkpoints_that_the_choice_is_about(run: RunFolder) -> None:

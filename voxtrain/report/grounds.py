@@ -33,7 +33,14 @@ def _facts(evidence: Evidence, selection: Record) -> Iterator[tuple[str, str]]:
         best = whole(selection.get("best_step")) or evidence.selected_step
         others = [step for step in evidence.ties if step != best]
         text = f"This split cannot tell step {words.listed(others)} from it" if others else "No other ties with it"
-        yield "Lowest loss/total", f"Step {best:,}. {text}."
+        out = _out_though_its_interval_holds_zero(evidence, selection)
+        why = (
+            f" Step {words.listed(out)} ties with it no more, though the interval against the selected holds zero: "
+            "another checkpoint is lower more surely."
+            if out
+            else ""
+        )
+        yield "Lowest loss/total", f"Step {best:,}. {text}.{why}"
     shown = number(selection.get("detectable_difference"))
     if math.isfinite(shown):
         power, groups = number(selection.get("power")), number(selection.get("groups"))
@@ -62,6 +69,18 @@ def _facts(evidence: Evidence, selection: Record) -> Iterator[tuple[str, str]]:
             f"loss/stop at step {evidence.selected_step:,} is {gauge:.2g} in training and {words.loss(held_out)} on "
             f"held-out rows{times}. Where the two part, it learns its clips by heart, not how clips end.",
         )
+
+
+def _out_though_its_interval_holds_zero(evidence: Evidence, selection: Record) -> list[int]:
+    """Trained steps outside the tie set that the selected one alone would not have put there."""
+    intervals = selection.get("intervals")
+    found = []
+    for name, ends in intervals.items() if isinstance(intervals, Mapping) else ():
+        step = whole(name)
+        low = number(ends.get("low")) if isinstance(ends, Mapping) else math.nan
+        if step and step not in evidence.ties and low <= 0:
+            found.append(step)
+    return sorted(found)
 
 
 def stop_in_training(evidence: Evidence) -> dict[int, float]:

@@ -29,7 +29,7 @@ def _why(choice: dict[str, Any]) -> str:
     )
     if step == choice["best_step"]:
         earliest = choice["rule_in_force"] == "earliest_in_tie_set" and len(choice["tie_set"]) > 1
-        more = ", and is the earliest that ties with it" if earliest and step == choice["tie_set"][0] else ""
+        more = ", and all that tie with it are later" if earliest and step == choice["tie_set"][0] else ""
         return f"Step {step} has the lowest held-out loss/total of the trained checkpoints{more}: {figures}"
     best, lead = losses["best"], "is the earliest checkpoint" if choice["passed_over"] == [] else "is the first left"
     return (
