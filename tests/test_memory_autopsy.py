@@ -152,3 +152,6 @@ def test_a_module_knows_what_went_through_it(tiny_folder: Path, monkeypatch: pyt
     assert now.classes["weights"] == pytest.approx(sum(weight.nbytes for weight in learner.parameters()) / 2**30)
     assert now.classes["gradients"] == 0.0
     assert now.others == ()
+    weight = next(learner.parameters())
+    weight.grad = torch.zeros_like(weight).index_fill_(0, torch.tensor([1]), 1.0).to_sparse(1)  # as an embedding's
+    assert held(learner, []).classes["gradients"] == pytest.approx(weight[0].nbytes / 2**30)

@@ -88,9 +88,7 @@ def test_vanilla_adamw_of_the_full_model_is_refused_on_24_gb_with_the_arithmetic
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = compose(["+recipe=full_sft_80gb", "memory.card=24gb", "data.manifest=rows.jsonl"])
-    monkeypatch.setattr(
-        type(settings.model), "folder", lambda model: tiny_folder
-    )  # its tokenizer is asked for, no more
+    monkeypatch.setattr(type(settings.model), "folder", lambda _: tiny_folder)  # its tokenizer is asked for, no more
     run = RunFolder(tmp_path)
     row = Row("a", str(tmp_path / "a.wav"), "a few words", 1, "a", 20.0, None, None, None)
     write_jsonl(DataFolder(run.data).rows("train"), [row.to_record()])

@@ -120,13 +120,13 @@ class TestFitting:
         memory = stack("80gb", card="24gb")
         plan = plan_of(memory)
         assert not plan.fits
-        [fault] = fit_faults(plan, memory, told(remedies(work(), memory, plan, 2)))
+        [fault] = fit_faults(plan, memory, lambda: told(remedies(work(), memory, plan, 2)))
         assert fault.where == "memory.card = 24gb"
         for part in ("weights 8.53", "gradients 8.53", "optimizer_on_card 17.06", "24.00 GiB"):
             assert part in fault.what
         assert "memory.state=paged_8bit" in fault.remedy
         assert "memory=16gb with memory.card=24gb" in fault.remedy
-        assert fit_faults(plan, memory.model_copy(update={"force": True}), "") == []
+        assert fit_faults(plan, memory.model_copy(update={"force": True}), lambda: "") == []
 
     def test_the_published_stack_fits_a_4090_narrowly_and_no_l4(self) -> None:
         on_4090, on_l4 = plan_of(stack("24gb", card="4090")), plan_of(stack("24gb", card="l4"))

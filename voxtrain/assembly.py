@@ -73,8 +73,9 @@ def memory_plan(settings: Settings, run: RunFolder) -> RunMemory:
     work = plan_work(settings, read_split(DataFolder(run.data), "train"), settings.model.folder())
     plan = plan_memory(settings, work, run.checkpoint_steps())
     memory = RunMemory(plan, work, settings.memory)
-    if not plan.fits and not settings.memory.force:
-        raise InputError(*fit_faults(plan, settings.memory, memory.remedies()))
+    faults = fit_faults(plan, settings.memory, memory.remedies)
+    if faults:
+        raise InputError(*faults)
     return memory
 
 

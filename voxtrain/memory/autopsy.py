@@ -13,7 +13,7 @@ from voxtrain.batch import MicroBatch
 from voxtrain.fault import RunFailed
 from voxtrain.memory.nvml import processes_gib
 from voxtrain.memory.plan import GIB, MemoryPlan
-from voxtrain.memory.watch import optimizer_gib
+from voxtrain.memory.watch import gradient_bytes, optimizer_gib
 from voxtrain.model.module import VoxModule
 from voxtrain.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ def held(module: VoxModule, optimizers: Iterable[torch.optim.Optimizer]) -> Held
     parameters = [parameter for parameter in module.parameters() if parameter.device.type == device.type]
     known = {
         "weights": sum(parameter.nbytes for parameter in parameters) / GIB,
-        "gradients": sum(parameter.grad.nbytes for parameter in parameters if parameter.grad is not None) / GIB,
+        "gradients": sum(gradient_bytes(each.grad) for each in parameters if each.grad is not None) / GIB,
         "optimizer state": optimizer_gib(optimizers, device)[0],
     }
     counted = sum(known.values())

@@ -7,7 +7,7 @@ assumed. Training uses the same code as `python -m voxtrain.memory`. torch is im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +168,11 @@ def _host_gradients_gib(trace: Trace, stack: MemoryStack) -> float:
     return 4 * sum(trace.learnt) / GIB if stack.gradients == "host" else 0.0
 
 
-def fit_faults(plan: MemoryPlan, stack: MemoryStack, told_remedies: str) -> list[Fault]:
-    """The fault of a run that cannot fit its card, with the arithmetic; none where it fits or is forced."""
+def fit_faults(plan: MemoryPlan, stack: MemoryStack, remedies: Callable[[], str]) -> list[Fault]:
+    """The fault of a run that cannot fit its card, with the arithmetic; none where it fits or is forced.
+
+    remedies: says what would save memory; asked where there is a fault alone, since it takes some seconds.
+    """
     if plan.fits or stack.force:
         return []
     parts = " + ".join(f"{name} {gib:.2f}" for name, gib in plan.classes.items() if gib >= 0.005)
@@ -177,4 +180,4 @@ def fit_faults(plan: MemoryPlan, stack: MemoryStack, told_remedies: str) -> list
         f"the run needs {plan.peak_gib:.2f} GiB in its {plan.phase.replace('_', ' ')} ({parts}) and "
         f"{plan.reserve_gib:.2f} GiB in reserve; the card has {plan.card_gib:.2f} GiB"
     )
-    return [Fault(f"memory.card = {stack.card}", what, f"{told_remedies}; memory.force=true starts it all the same")]
+    return [Fault(f"memory.card = {stack.card}", what, f"{remedies()}; memory.force=true starts it all the same")]

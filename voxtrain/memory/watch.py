@@ -94,8 +94,7 @@ class WatchMemory(pl.Callback):
 
     def _count_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            held = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
-            self._gradients[id(parameter)] = held.nbytes
+            self._gradients[id(parameter)] = gradient_bytes(parameter.grad)
 
     def _remove_hooks(self) -> None:
         for hook in self._hooks:
@@ -167,6 +166,11 @@ def _phases(plan: MemoryPlan, measured: dict[str, float], *, paged: bool) -> dic
             "error": predicted / found - 1 if known and predicted is not None and found else None,
         }
     return told
+
+
+def gradient_bytes(gradient: Tensor) -> int:
+    """Of a gradient's numbers; a sparse one holds those of the rows that were used."""
+    return (gradient._values() if gradient.is_sparse else gradient).nbytes
 
 
 def optimizer_gib(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> tuple[float, float]:

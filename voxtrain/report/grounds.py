@@ -35,8 +35,8 @@ def _facts(evidence: Evidence, selection: Record) -> Iterator[tuple[str, str]]:
         text = f"This split cannot tell step {words.listed(others)} from it" if others else "No other ties with it"
         out = _out_though_its_interval_holds_zero(evidence, selection)
         why = (
-            f" Step {words.listed(out)} ties with it no more, though the interval against the selected holds zero: "
-            "another checkpoint is lower more surely."
+            f" Out, although the interval against the selected holds zero, because another is lower more surely: "
+            f"step {words.listed(out)}."
             if out
             else ""
         )
@@ -77,8 +77,8 @@ def _out_though_its_interval_holds_zero(evidence: Evidence, selection: Record) -
     found = []
     for name, ends in intervals.items() if isinstance(intervals, Mapping) else ():
         step = whole(name)
-        low = number(ends.get("low")) if isinstance(ends, Mapping) else math.nan
-        if step and step not in evidence.ties and low <= 0:
+        low, high = (number(ends.get(end)) if isinstance(ends, Mapping) else math.nan for end in ("low", "high"))
+        if step and step not in evidence.ties and low <= 0 <= high:
             found.append(step)
     return sorted(found)
 
