@@ -33,6 +33,7 @@ $(COMPLETE): pyproject.toml constraints.txt
 	@python=$$($(MAKE) --no-print-directory python) && \
 	{ $(VENV)/bin/python -c '$(SUITABLE)' 2>/dev/null || "$$python" -m venv --clear $(VENV); }
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(VENV)/bin/python -m voxtrain.model.cpu.prepare
 	@touch $@
 
 # What scores speech in tests, offline: models come inside the packages. webrtcvad has no wheel and webrtcvad-wheels is

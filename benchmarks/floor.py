@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from voxtrain.model import cpu_operators
+from voxtrain.model.cpu import products
 
 Product = tuple[str, int, int, int, int]
 """(part of the step, batch, n, k, m): batch times [n, k] x [k, m]."""
@@ -148,9 +148,9 @@ def _fastest(shape: tuple[int, int, int], right: Tensor) -> Way:
     left = torch.randn(n, k, device=right.device, dtype=right.dtype)
     turned = torch.randn(k, n, device=right.device, dtype=right.dtype).t()  # as gradients of weights have it
     ways: list[Way] = [lambda flat: left @ flat.view(k, m), lambda flat: turned @ flat.view(k, m)]
-    if right.device.type == "cpu" and cpu_operators.available():
-        ways.append(lambda flat: cpu_operators.product(left, flat.view(k, m).t()))
-        ways.append(lambda flat: cpu_operators.product(left, flat.view(m, k)))
+    if right.device.type == "cpu" and products.available():
+        ways.append(lambda flat: products.product(left, flat.view(k, m).t()))
+        ways.append(lambda flat: products.product(left, flat.view(m, k)))
     return min(ways, key=lambda way: _best_s(lambda: _seconds(way, shape, right, 1, far=False)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 from unittest import mock
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from voxtrain.model import loss as loss_room
-from voxtrain.model.layers import patch_states, row_states
+from voxtrain.model.operators import Operators, operators
 
 LMS, LOCENC, LOCDIT, BETWEEN = "language models", "LocEnc", "LocDiT", "projections, embedding, losses"
 
@@ -34,16 +35,20 @@ class Parts:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Inside, position_losses tells where it is."""
-        rows = self._marked(row_states, lambda read: LMS)
-        patches = self._marked(patch_states, lambda read: LOCENC if read.start == 0 else LOCDIT)
-        with mock.patch.object(loss_room, "row_states", rows), mock.patch.object(loss_room, "patch_states", patches):
+
+        def marked(*arguments: Any) -> Operators:
+            chosen = operators(*arguments)
+            patches = self._marked(chosen.patch_states, lambda read: LOCENC if read.start == 0 else LOCDIT)
+            return replace(chosen, patch_states=patches, row_states=self._marked(chosen.row_states, lambda read: LMS))
+
+        with mock.patch.object(loss_room, "operators", marked):
             yield
 
     def _marked(self, states: Callable[..., Tensor], named: Callable[[Any], str]) -> Callable[..., Tensor]:
         def marked(*arguments: Any, recompute: bool) -> Tensor:
-            operators, transformer, values, *others = arguments
+            transformer, values, *others = arguments
             part, mark = named(others[-1]), cast(Any, _Mark).apply
-            result = states(operators, transformer, mark(values, self, part, BETWEEN), *others, recompute=recompute)
+            result = states(transformer, mark(values, self, part, BETWEEN), *others, recompute=recompute)
             passed: Tensor = mark(result, self, BETWEEN, part)
             return passed
 

@@ -16,16 +16,18 @@ from benchmarks.contenders import Contenders
 from benchmarks.floor import Product, Recorder
 from benchmarks.our_loop import OurLoop
 from benchmarks.parts import BETWEEN, Parts
+from voxtrain.model.cpu import attention, columns, products
+from voxtrain.model.cpu.kernel import Kernel, run
 
 DATA, NORM, UPDATE = "data: latents, draws, packing", "gradient norm and clipping", "update (AdamW)"
 PRODUCTS, ACTIVATIONS = "matrix products", "activations (SwiGLU)"
-BLOCK = "_FeedForward"
+ATTENTION = "attention, with the rotary embedding on a CPU"
 KINDS = {
-    PRODUCTS: ("_Linear", "mm", "addmm", "_linear_pointwise"),
-    "attention": ("_PatchAttention", "_scaled_dot_product", "bmm", "_softmax"),
-    "norms": ("_RmsNorm", "rsqrt", "pow"),
-    "rotary embedding": ("_Turn",),
-    ACTIVATIONS: ("silu", "SiluBackward"),
+    PRODUCTS: ("mm", "addmm", "_linear_pointwise"),
+    ATTENTION: ("kernel attention", "_scaled_dot_product", "bmm", "_softmax"),
+    "norms": ("kernel norm", "rsqrt", "pow"),
+    ACTIVATIONS: ("kernel gate", "silu", "SiluBackward"),
+    "weights turned for a product": ("kernel turned",),
     "embedding": ("embedding", "index_select", "index_copy", "index_add"),
     NORM: (NORM,),
     UPDATE: (UPDATE,),
@@ -103,7 +105,14 @@ def _ranges(loop: OurLoop) -> Iterator[None]:
 
         return called
 
+    def kernel_run(kernel: Kernel, *arguments: Any) -> None:
+        with record_function(f"kernel {kernel.name}"):
+            run(kernel, *arguments)
+
     with (
+        mock.patch.object(columns, "run", kernel_run),
+        mock.patch.object(attention, "run", kernel_run),
+        mock.patch.object(products, "run", kernel_run),
         mock.patch.object(loop.module, "_gradient_norm", ranged(NORM, loop.module._gradient_norm)),
         mock.patch.object(loop.optimizer, "step", ranged(UPDATE, loop.optimizer.step)),
         mock.patch.object(loop, "_batch", ranged(DATA, loop._batch)),
@@ -112,12 +121,10 @@ def _ranges(loop: OurLoop) -> Iterator[None]:
 
 
 def _kind(event: Any) -> str:
-    """The kind of the outermost range or operator that has one; of the feed-forward block, the products apart."""
+    """The kind of the outermost range or operator that has one."""
     found = OTHER
     while event is not None:
         bare = str(event.name).removeprefix("autograd::engine::evaluate_function: ").split("::")[-1]
-        if bare.startswith(BLOCK):
-            return PRODUCTS if found == PRODUCTS else ACTIVATIONS
         found = next((kind for kind, names in KINDS.items() if bare.startswith(names)), found)
         event = event.cpu_parent
     return found

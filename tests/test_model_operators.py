@@ -1,4 +1,4 @@
-"""The operators of decoder layers: which set computes, and that both give the same, backward too.
+"""What the loss is computed with: which set computes, and that both give the same, backward too.
 
 That a whole loss computed with either is upstream's is shown in test_model_loss.py.
 """
@@ -6,13 +6,20 @@ That a whole loss computed with either is upstream's is shown in test_model_loss
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from voxtrain.model import cpu_operators
-from voxtrain.model.operators import CPU, PLAIN, Operators, Rows, operators
+from voxtrain.model.cpu import columns, kernel, products
+from voxtrain.model.cpu.attention import Angles, Patches, Stretches, attention
+from voxtrain.model.cpu.prepare import KERNELS
+from voxtrain.model.cpu.products import turned
+from voxtrain.model.layers import ALL, Rows, attend, attend_in_rows, turn
+from voxtrain.model.operators import PLAIN, for_cpu, operators, prepare
+from voxtrain.model.upstream import load_model
 
 DEVICE = torch.device("cpu")
 ROUNDING = {"rtol": 1e-5, "atol": 2e-6}  # float32 sums of about a hundred terms of order one, in another order
@@ -23,50 +30,77 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), requires_grad=True)
 
 
-def agree(function: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """`function` of either set and of the inputs gives the same result, and the same gradients of its weighted sum."""
+def agree(plain: Callable[..., Tensor], fast: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Both functions of the inputs give the same result, and the same gradients of its weighted sum."""
     found = []
-    for using in (PLAIN, CPU):
-        result = function(using, *inputs)
+    for function in (plain, fast):
+        result = function(*inputs)
         weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(3))
         found.append([result, *torch.autograd.grad((result * weights).sum(), inputs)])
-    for plain, fast in zip(*found, strict=True):
-        torch.testing.assert_close(fast, plain, **ROUNDING)
+    for slow, quick in zip(*found, strict=True):
+        torch.testing.assert_close(quick.to_dense(), slow.to_dense(), **ROUNDING)
 
 
-def test_the_set_is_the_one_that_is_right_here() -> None:
+def test_the_set_is_the_one_that_is_right_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert operators("plain", DEVICE, torch.float32) is PLAIN
-    assert operators("cpu", DEVICE, torch.float32) is CPU
+    assert operators("cpu", DEVICE, torch.float32) is for_cpu() is not None
     assert operators("cpu", DEVICE, torch.bfloat16) is PLAIN
     assert operators("cpu", torch.device("cuda"), torch.float32) is PLAIN
     with torch.autocast("cpu", torch.bfloat16):
         assert operators("cpu", DEVICE, torch.float32) is PLAIN
     with pytest.raises(ValueError, match="fast"):
         operators("fast", DEVICE, torch.float32)
+    monkeypatch.setattr("voxtrain.model.operators.for_cpu", lambda: None)  # a torch without libgomp or oneDNN
+    assert operators("cpu", DEVICE, torch.float32) is PLAIN
+    prepare("cpu", DEVICE)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sizes", [(5, 12), (12, 5)])
 def test_linear(sizes: tuple[int, int], bias: bool) -> None:
     layer, values = nn.Linear(*sizes, bias=bias), drawn(3, 4, sizes[0])
-    agree(lambda using, x, *_: using.linear(layer, x), values, *layer.parameters())
+    fast = for_cpu().linear
+    agree(lambda x, *_: layer(x), lambda x, *_: fast(layer, x), values, *layer.parameters())
     strided = drawn(4, 3, sizes[0]).transpose(0, 1)[:, 1:]
-    torch.testing.assert_close(CPU.linear(layer, strided), layer(strided), **ROUNDING)
+    torch.testing.assert_close(fast(layer, strided), layer(strided), **ROUNDING)
+
+
+class Doubled(nn.Linear):
+    def forward(self, values: Tensor) -> Tensor:
+        return 2 * super().forward(values)
 
 
 def test_linear_leaves_frozen_weights_alone_and_calls_what_is_no_plain_layer() -> None:
-    layer, values = nn.Linear(4, 3).requires_grad_(False), drawn(2, 4)
-    CPU.linear(layer, values).sum().backward()
+    layer, values, fast = nn.Linear(4, 3).requires_grad_(False), drawn(2, 4), for_cpu().linear
+    fast(layer, values).sum().backward()
     assert layer.weight.grad is None
     torch.testing.assert_close(values.grad, layer.weight.sum(dim=0).expand(2, 4), **ROUNDING)
-    assert CPU.linear(nn.Linear(4, 3), torch.empty(0, 4)).shape == (0, 3)
-
-    class Doubled(nn.Linear):
-        def forward(self, values: Tensor) -> Tensor:
-            return 2 * super().forward(values)
-
+    assert fast(nn.Linear(4, 3), torch.empty(0, 4)).shape == (0, 3)
     doubled = Doubled(4, 3)
-    assert torch.equal(CPU.linear(doubled, values), doubled(values))
+    assert torch.equal(fast(doubled, values), doubled(values))
+
+
+def test_embedding() -> None:
+    layer = nn.Embedding(9, 4)
+    tokens = torch.tensor([3, 1, 3])
+    agree(lambda *_: layer(tokens), lambda *_: for_cpu().embedding(layer, tokens), layer.weight)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (48, 32), (17, 33), (5, 40), (1, 3)])
+def test_a_matrix_is_turned(shape: tuple[int, int]) -> None:
+    matrix = drawn(*shape).detach()
+    assert torch.equal(turned(matrix), matrix.t())
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("kind", [nn.Linear, Doubled])
+def test_linear_in_columns(kind: Any, scale: float) -> None:
+    layer, values, onto = kind(5, 7, bias=False), drawn(5, 16), drawn(7, 16)
+
+    def plain(x: Tensor, past: Tensor, _: Tensor) -> Tensor:
+        return past + scale * layer(x.t()).t()
+
+    agree(plain, lambda x, past, _: columns.linear_onto(layer, x, past, scale), values, onto, layer.weight)
 
 
 class _Block(nn.Module):
@@ -82,26 +116,27 @@ class _Block(nn.Module):
         return result
 
 
-def test_feed_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_operators, "TOKENS_TOGETHER", 4)  # of ten: four, four and two
-    block, values = _Block(nn.SiLU()), drawn(2, 5, 4)
-    agree(lambda using, x, *_: using.feed_forward(block, x), values, *block.parameters())
+@pytest.mark.parametrize("tokens", [48, 10])
+@pytest.mark.parametrize("block", [_Block(nn.SiLU()), _Block(nn.GELU()), _Block(nn.SiLU(), Doubled(9, 4))])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_feed_forward(block: _Block, tokens: int, scale: float) -> None:
+    """Blocks that are no plain ones, and tokens that fill no vector, take the way through single parts."""
+
+    def plain(x: Tensor, past: Tensor, *_: Tensor) -> Tensor:
+        return past + scale * block(x.t()).t()
+
+    def fast(x: Tensor, past: Tensor, *_: Tensor) -> Tensor:
+        return columns.feed_forward_onto(block, x, past, scale)
+
+    agree(plain, fast, drawn(4, tokens), drawn(4, tokens), *block.parameters())
 
 
-def test_feed_forward_leaves_frozen_weights_alone_and_calls_what_is_no_plain_block() -> None:
-    block, values = _Block(nn.SiLU()).requires_grad_(False), drawn(2, 4)
-    agree(lambda using, x: using.feed_forward(block, x), values)
-    CPU.feed_forward(block, values).sum().backward()
+def test_what_is_frozen_gets_no_gradient() -> None:
+    block = _Block(nn.SiLU()).requires_grad_(False)
+    values = drawn(4, 16)
+    columns.feed_forward_onto(block, values, torch.zeros(4, 16), 1.0).sum().backward()
+    assert values.grad is not None
     assert all(weight.grad is None for weight in block.parameters())
-    assert CPU.feed_forward(block, torch.empty(0, 4)).shape == (0, 4)
-    for other in (_Block(nn.GELU()), _Block(nn.SiLU(), nn.Linear(9, 4))):
-        agree(lambda using, x, *_, other=other: using.feed_forward(other, x), values, *other.parameters())
-
-
-def test_norm() -> None:
-    layer = _Norm(9)
-    values = drawn(2, 5, 9)
-    agree(lambda using, x, _: using.norm(layer, x), values, layer.weight)
 
 
 class _Norm(nn.Module):
@@ -115,19 +150,54 @@ class _Norm(nn.Module):
         return values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
 
 
-def test_turn() -> None:
-    angles = torch.arange(7).unsqueeze(1) * torch.tensor([1.0, 0.3, 0.1, 0.03, 0.01]).repeat(2)
-    turns, heads = (angles.cos(), angles.sin()), drawn(3, 7, HEADS, CHANNELS)
-    agree(lambda using, x: using.turn(x, turns), heads)
-    split = drawn(3, 7, 2 * HEADS, CHANNELS).view(3, 7, HEADS, 2, CHANNELS)[:, :, :, 0]  # not contiguous
-    torch.testing.assert_close(CPU.turn(split, turns), PLAIN.turn(split, turns), **ROUNDING)
+@pytest.mark.parametrize("tokens", [7, 300, 600])
+def test_norm_and_what_goes_past_it(tokens: int) -> None:
+    """300 and 600 tokens are more than go through together."""
+    layer, values = _Norm(9), drawn(9, tokens)
+
+    def plain(x: Tensor, _: Tensor) -> Tensor:
+        return x + 3 * layer(x.t()).t()
+
+    def fast(x: Tensor, _: Tensor) -> Tensor:
+        past, normed = columns.normed_beside(layer, x)
+        return past + 3 * normed
+
+    torch.testing.assert_close(columns.normed_beside(layer, values)[1], layer(values.t()).t(), **ROUNDING)
+    agree(lambda x, _: layer(x.t()).t(), lambda x, _: columns.normed_beside(layer, x)[1], values, layer.weight)
+    found = [
+        torch.autograd.grad(function(values, layer.weight).sum(), (values, layer.weight)) for function in (plain, fast)
+    ]
+    torch.testing.assert_close(*(of_values for of_values, _ in found), **ROUNDING)
+    torch.testing.assert_close(*(of_weight for _, of_weight in found), rtol=1e-5, atol=2e-6 * tokens)
 
 
-@pytest.mark.parametrize("asking", [7, 2])
-def test_patch_attention(asking: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_operators, "PATCHES_TOGETHER", 2)  # of five: two, two and one
-    q, k, v = drawn(5, asking, HEADS, CHANNELS), drawn(5, 7, GROUPS, CHANNELS), drawn(5, 7, GROUPS, CHANNELS)
-    agree(lambda using, *qkv: using.patch_attention(*qkv), q, k, v)
+def angles_of(tokens: Tensor) -> Angles:
+    angles = tokens.unsqueeze(1) * torch.tensor([1.0, 0.3, 0.1, 0.03, 0.01])
+    return Angles(angles.cos(), angles.sin())
+
+
+def repeated(angles: Angles) -> tuple[Tensor, Tensor]:
+    """As upstream has them: their second half repeats the first."""
+    return torch.cat((angles.cosine, angles.cosine), dim=1), torch.cat((angles.sine, angles.sine), dim=1)
+
+
+@pytest.mark.parametrize("patches", [1, 16, 37])
+@pytest.mark.parametrize(("tokens", "asking"), [(7, 7), (7, 2), (5, 1)])
+def test_patch_attention(patches: int, tokens: int, asking: int) -> None:
+    angles = angles_of(torch.arange(tokens))
+    hearing = Patches(patches, asking, tokens, angles, angles.at(slice(tokens - asking, None)))
+
+    def rows(columns: Tensor, each: int) -> Tensor:
+        return columns.view(-1, CHANNELS, each, patches).permute(3, 2, 0, 1)  # [N, S, heads, C]
+
+    def plain(q: Tensor, kv: Tensor) -> Tensor:
+        k, v = rows(kv, tokens).chunk(2, dim=2)
+        turned_q = turn(rows(q, asking), repeated(hearing.asking_angles))
+        heard = attend(turned_q, turn(k, repeated(angles)), v, is_causal=False)
+        return heard.permute(2, 1, 0).reshape(HEADS * CHANNELS, asking * patches)
+
+    q, kv = drawn(HEADS * CHANNELS, asking * patches), drawn(2 * GROUPS * CHANNELS, tokens * patches)
+    agree(plain, lambda q, kv: attention(q, kv, CHANNELS, hearing), q, kv)
 
 
 def rows_of(*lengths: int) -> Rows:
@@ -136,15 +206,109 @@ def rows_of(*lengths: int) -> Rows:
     return Rows(lengths, position, start + position)
 
 
-@pytest.mark.parametrize("using", [PLAIN, CPU], ids=["plain", "cpu"])
-def test_rows_hear_themselves_alone_and_nothing_that_comes_later(using: Operators) -> None:
-    lengths = (4, 1, 6)
-    q, k, v = (drawn(1, sum(lengths), heads, CHANNELS) for heads in (HEADS, GROUPS, GROUPS))
-    together = using.row_attention(q, k, v, rows_of(*lengths))
-    assert together.shape == (1, sum(lengths), HEADS * CHANNELS)
-    parts = [torch.split(heads, lengths, dim=1) for heads in (q, k, v)]
-    alone = [using.row_attention(*part, rows_of(part[0].shape[1])) for part in zip(*parts, strict=True)]
-    torch.testing.assert_close(together, torch.cat(alone, dim=1), **ROUNDING)
-    last = [heads[:, :1] for heads in (q, k, v)]  # the first position hears itself, and so do all that follow it
-    torch.testing.assert_close(together[:, :1], using.row_attention(*last, rows_of(1)), **ROUNDING)
-    agree(lambda using, *qkv: using.row_attention(*qkv, rows_of(*lengths)), q, k, v)
+def stretches(rows: Rows, asking: Tensor) -> Stretches:
+    ends, angles = torch.tensor((0, *rows.lengths)).cumsum(0), angles_of(rows.position)
+    hears = rows.position[asking] + 1
+    return Stretches(torch.searchsorted(asking, ends), ends, hears, max(rows.lengths), angles, angles.at(asking))
+
+
+@pytest.mark.parametrize("lengths", [(4, 1, 6), (40, 16, 17)])
+@pytest.mark.parametrize("every", [1, 3])
+def test_rows_hear_themselves_alone_and_nothing_that_comes_later(lengths: tuple[int, ...], every: int) -> None:
+    """Of rows shorter and longer than a vector, all positions ask, or every third."""
+    rows, n = rows_of(*lengths), sum(lengths)
+    asking = torch.arange(0, n, every)
+    hearing = stretches(rows, asking)
+
+    def plain(q: Tensor, kv: Tensor) -> Tensor:
+        k, v = kv.t().view(1, n, 2 * GROUPS, CHANNELS).chunk(2, dim=2)
+        own = turn(q.t().view(1, len(asking), HEADS, CHANNELS), repeated(hearing.asking_angles))
+        every_q = own.new_zeros(1, n, HEADS, CHANNELS).index_copy(1, asking, own)
+        return attend_in_rows(every_q, turn(k, repeated(hearing.angles)), v, rows)[0, asking].t()
+
+    q, kv = drawn(HEADS * CHANNELS, len(asking)), drawn(2 * GROUPS * CHANNELS, n)
+    agree(plain, lambda q, kv: attention(q, kv, CHANNELS, hearing), q, kv)
+    first = attention(q, kv, CHANNELS, hearing)[:, :1]  # hears itself alone, whatever follows it
+    values = kv[GROUPS * CHANNELS :, :1].view(GROUPS, CHANNELS).repeat_interleave(HEADS // GROUPS, dim=0)
+    torch.testing.assert_close(first.view(HEADS, CHANNELS), values, **ROUNDING)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_so(broken: float) -> None:
+    """A step whose loss is not finite has to be seen."""
+    angles = angles_of(torch.arange(3))
+    q, kv = drawn(HEADS * CHANNELS, 3 * 16).detach(), drawn(2 * GROUPS * CHANNELS, 3 * 16).detach()
+    q[0, 0] = broken
+    assert not attention(q, kv, CHANNELS, Patches(16, 3, 3, angles, angles)).isfinite().all()
+    values = drawn(4, 16).detach()
+    values[1, 2] = broken
+    assert not columns.feed_forward_onto(_Block(nn.SiLU()), values, torch.zeros(4, 16), 1.0).isfinite().all()
+    assert not columns.normed_beside(_Norm(4), values)[1].isfinite().all()
+
+
+@pytest.mark.parametrize("stack", ["base_lm", "residual_lm", "feat_encoder.encoder"])
+def test_whole_stacks(tiny_folder: Path, stack: str) -> None:
+    """Rows of 3 and 20 positions and five patches: neither fills whole vectors; nor do the positions that are read."""
+    transformer = load_model(tiny_folder, None, DEVICE, torch.float32, 3).get_submodule(stack)
+    width = transformer.layers[0].self_attn.q_proj.in_features
+    fast = for_cpu()
+    if stack.startswith("feat"):
+        values = drawn(5, 6, width)
+        for read in (slice(0, 1), slice(-4, None)):
+            agree(
+                lambda x, read=read: PLAIN.patch_states(transformer, x, read, recompute=False),
+                lambda x, read=read: fast.patch_states(transformer, x, read, recompute=True),
+                values,
+            )
+        assert fast.patch_states(transformer, values[:0], slice(0, 1), recompute=False).shape == (0, 1, width)
+        return
+    rows, values = rows_of(3, 20), drawn(23, width)
+    for read in (ALL, torch.tensor([1, 2, 7, 20])):
+        agree(
+            lambda x, read=read: PLAIN.row_states(transformer, x, rows, read, recompute=False),
+            lambda x, read=read: fast.row_states(transformer, x, rows, read, recompute=True),
+            values,
+        )
+
+
+def test_threads_change_no_bit_of_a_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, values = _Norm(9), drawn(9, 700)
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(torch.autograd.grad(columns.normed_beside(layer, values)[1].square().sum(), layer.weight)[0])
+    assert torch.equal(*found)
+
+
+def test_code_is_kept_by_the_source_of_all_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert available_kernels() == {
+        "attention",
+        "attention_back",
+        "gate",
+        "gate_back",
+        "norm",
+        "norm_back",
+        "turned_matrix",
+    }
+    found = []
+    for text in ("one", "two"):
+        (tmp_path / "kernels.py").write_text(text)
+        monkeypatch.setattr(kernel, "FOLDER", tmp_path)
+        found.append(kernel.kept_folder.__wrapped__())
+    assert found[0] != found[1]
+    assert [path.parent for path in found] == [tmp_path / "__pycache__"] * 2
+
+
+def available_kernels() -> set[str]:
+    assert kernel.available()
+    assert products.available()
+    return {each.name for each in KERNELS}
+
+
+def test_where_nothing_can_be_written_code_is_compiled_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(kernel, "FOLDER", tmp_path / "file")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert kernel.kept_folder.__wrapped__() is None

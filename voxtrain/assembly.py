@@ -86,12 +86,14 @@ def vox_module(settings: Settings, ranks: Ranks) -> VoxModule:
     from voxtrain.memory.host import keep_freed_memory
     from voxtrain.model import upstream
     from voxtrain.model.module import VoxModule
+    from voxtrain.model.operators import prepare
     from voxtrain.model.tuning import LoraTuning
 
     upstream.release_encoder()
     if settings.trainer.kernels == "cpu":
         keep_freed_memory()
     device = torch.device("cuda", ranks.rank) if settings.trainer.accelerator == "cuda" else torch.device("cpu")
+    prepare(settings.trainer.kernels, device)
     lora = settings.tuning if isinstance(settings.tuning, LoraTuning) else None
     held = settings.memory.weights if lora is None else settings.memory.frozen
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[held]

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxtrain.batch import Draws, MicroBatch
-from voxtrain.model.layers import ALL, patch_states, row_states
-from voxtrain.model.operators import Operators, Rows, operators
+from voxtrain.model.layers import ALL, Rows
+from voxtrain.model.operators import Operators, operators
 from voxtrain.model.upstream import VoxCPM2Model
 
 
@@ -138,12 +138,12 @@ def _states(
     both = torch.promote_types(words.dtype, heard.dtype)
     audio = heard.new_zeros(len(positions.rows.position), heard.shape[-1]).index_copy(0, positions.audio, heard)
     embedded = audio.to(both).index_copy(0, positions.text, words.to(both))  # [n, H]
-    states = row_states(using, model.base_lm, embedded, positions.rows, ALL, recompute=recompute).to(dtype)
+    states = using.row_states(model.base_lm, embedded, positions.rows, ALL, recompute=recompute).to(dtype)
     quantised = model.fsq_layer(states.index_select(0, positions.audio))
     states = states.index_copy(0, positions.audio, quantised.to(dtype))
     fused = using.linear(model.fusion_concat_proj, torch.cat((states, audio), dim=-1))
     read = positions.before_loss
-    residual = row_states(using, model.residual_lm, fused, positions.rows, read, recompute=recompute)
+    residual = using.row_states(model.residual_lm, fused, positions.rows, read, recompute=recompute)
     return states.index_select(0, read), residual.to(dtype)
 
 
@@ -158,7 +158,7 @@ def _local_encoding(model: VoxCPM2Model, patches: Tensor, using: Operators, reco
     embedded = using.linear(encoder.in_proj, patches)
     special = encoder.special_token[0].expand(len(patches), 1, -1)
     tokens = torch.cat((special, embedded), dim=1)
-    return patch_states(using, encoder.encoder, tokens, slice(0, 1), recompute=recompute)[:, 0]
+    return using.patch_states(encoder.encoder, tokens, slice(0, 1), recompute=recompute)[:, 0]
 
 
 def _flow_loss(
@@ -195,5 +195,5 @@ def _estimate(
     time = time + dit.delta_time_mlp(dit.time_embeddings(t.new_zeros(1)).to(x.dtype))  # the same at all positions
     mu = mu.view(len(x), -1, x.shape[-1])
     tokens = torch.cat((mu, time.unsqueeze(1), given, x), dim=1)
-    hidden = patch_states(using, dit.decoder, tokens, slice(-x.shape[1], None), recompute=recompute)
+    hidden = using.patch_states(dit.decoder, tokens, slice(-x.shape[1], None), recompute=recompute)
     return using.linear(dit.out_proj, hidden)

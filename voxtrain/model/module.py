@@ -162,7 +162,7 @@ class VoxModule(pl.LightningModule):
         return together, sum(count for _, count in told)
 
     def _settle_gradients(self) -> None:
-        """A gradient that came by row (cpu_operators.embedding) gets each row once, or is made dense."""
+        """A gradient that came by row (cpu/tokens.py) gets each row once, or is made dense."""
         takes_rows = self.ranks.size == 1 and isinstance(self._rule_at_work(), RowAdamW)
         for parameter in self._learning():
             if parameter.grad is not None and parameter.grad.is_sparse:

@@ -22,6 +22,7 @@ from voxtrain.data.packing import PackedRow, collate, cut_step
 from voxtrain.manifest.progress import told
 from voxtrain.memory.host import give_back_freed_memory
 from voxtrain.model.loss import GivenPositions, flow_losses, given_positions
+from voxtrain.model.operators import prepare
 from voxtrain.model.upstream import VoxCPM2Model
 
 Part = TypeVar("Part", GivenPositions, Draws)
@@ -52,6 +53,7 @@ def losses_on_fixed_draws(
     max_positions: padded positions that go through the model together; a longer row goes alone.
     what: shown while it takes long.
     """
+    prepare(_kernels(device), device)
     lengths = [row.positions for row in rows]
     cut = cut_step(lengths, 1, max(max_positions, *lengths))
     found: list[DrawLoss] = []
@@ -67,7 +69,7 @@ def _losses_together(
     chosen = [rows[row] for row in part]
     ends = np.cumsum([row.loss_positions for row in chosen])[:-1]
     found: list[DrawLoss] = []
-    kernels = "cpu" if device.type == "cpu" else "plain"
+    kernels = _kernels(device)
     given = None
     for draw in range(draws):
         batch = collate(chosen, [_draws_of(row, draw, draws) for row in chosen], [draw] * len(chosen))
@@ -83,6 +85,10 @@ def _losses_together(
             for row, d, s, at in zip(part, diff, stop, t, strict=True)
         ]
     return found
+
+
+def _kernels(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "plain"
 
 
 def _flow_losses(model: VoxCPM2Model, given: GivenPositions, draws: Draws, kernels: str) -> Tensor:

@@ -1,0 +1,214 @@
+"""Attention inside patches with its rotary embedding, forward and backward: every token of a patch hears all of it.
+
+Tokens lie in columns, the same token of all patches side by side: [channels, token of the patch, patch]. Sixteen
+patches go through together, which have nothing to do with each other; a chunk of the work is sixteen patches and a
+group of heads, which share keys and values. What is held of them is [token, channel, LANES]. Shares are computed again
+in the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from voxtrain.model.cpu.kernel import Kernel, floats, numbers, part, take
+from voxtrain.model.cpu.lanes import LANES, less, load, product, product_and, spread, store
+from voxtrain.model.cpu.patch_sums import dots, mix
+from voxtrain.model.cpu.shares import soft, soft_back, vectors
+
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+
+
+class Told(NamedTuple):
+    """What both kernels are told first, in this order; cosine and sine are [tokens, channels / 2]."""
+
+    channels: int  # of a head
+    heads: int
+    groups: int
+    patches: int
+    asking: int  # tokens of a patch
+    tokens: int  # of a patch, which are heard
+    factor: Any  # of the scores
+    k_cosine: Any
+    k_sine: Any
+    q_cosine: Any
+    q_sine: Any
+    q: Any  # [heads x channels, asking x patches]
+    kv: Any  # [2 x groups x channels, tokens x patches], keys above values
+
+
+@part
+def _told(given: Any) -> Told:
+    channels, heads, groups, patches, asking, tokens = given[2], given[3], given[4], given[5], given[6], given[7]
+    half = channels // 2
+    return Told(
+        channels,
+        heads,
+        groups,
+        patches,
+        asking,
+        tokens,
+        numbers(given[8], 1)[0],
+        floats(given[9], tokens, half),
+        floats(given[10], tokens, half),
+        floats(given[11], asking, half),
+        floats(given[12], asking, half),
+        floats(given[13], heads * channels, asking * patches),
+        floats(given[14], 2 * groups * channels, tokens * patches),
+    )
+
+
+@Kernel
+def attention(given: Any) -> None:
+    """Told -> heard, like q."""
+    told = _told(given)
+    heard = floats(given[15], told.heads * told.channels, told.asking * told.patches)
+    keys, values = vectors(told.tokens * told.channels), vectors(told.tokens * told.channels)
+    queries, out = vectors(told.asking * told.channels), vectors(told.asking * told.channels)
+    scores = vectors(2 * told.tokens)
+    chunk = take(given)
+    while chunk < given[1]:
+        group, first = chunk % told.groups, chunk // told.groups * LANES
+        _take_keys(told, group, first, keys, values)
+        many = told.heads // told.groups
+        for head in range(group * many, (group + 1) * many):
+            _take_queries(told, head, first, queries)
+            _hear(told, queries, keys, values, scores, out)
+            _put_back(out, heard, head * told.channels, told.asking, told.channels, told.patches, first)
+        chunk = take(given)
+
+
+@part
+def _hear(told: Told, queries: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
+    tokens, channels = told.tokens, told.channels
+    _zero(out)
+    for token in range(0, told.asking, 2):
+        other = min(token + 1, told.asking - 1)
+        dots(queries, token * channels, other * channels, keys, tokens, channels, scores, 0, tokens)
+        soft(scores, 0, tokens)
+        soft(scores, tokens, tokens)
+        mix(scores, 0, tokens, 1, tokens, values, channels, out, token * channels, other * channels)
+
+
+@Kernel
+def attention_back(given: Any) -> None:
+    """Told and the gradient of what is heard -> gradients of q and of kv."""
+    told = _told(given)
+    asked, width = told.asking * told.patches, told.heads * told.channels
+    gradient, of_q = floats(given[15], width, asked), floats(given[16], width, asked)
+    of_kv = floats(given[17], 2 * told.groups * told.channels, told.tokens * told.patches)
+    size, asking_size, pairs = told.tokens * told.channels, told.asking * told.channels, told.asking * told.tokens
+    keys, values, of_keys, of_values = vectors(size), vectors(size), vectors(size), vectors(size)
+    queries, back, of_queries = vectors(asking_size), vectors(asking_size), vectors(asking_size)
+    shares, scores = vectors(pairs), vectors(pairs)
+    chunk = take(given)
+    while chunk < given[1]:
+        group, first = chunk % told.groups, chunk // told.groups * LANES
+        _take_keys(told, group, first, keys, values)
+        _zero(of_keys)
+        _zero(of_values)
+        many = told.heads // told.groups
+        for head in range(group * many, (group + 1) * many):
+            _take_queries(told, head, first, queries)
+            _take_in(gradient, head * told.channels, told.asking, told.channels, told.patches, first, back)
+            _hear_back(told, queries, keys, values, back, shares, scores, of_queries)
+            _gather_back(told, queries, back, shares, scores, of_keys, of_values)
+            _turn(of_queries, told.asking, told.channels, told.q_cosine, told.q_sine, told.factor, -ONE)
+            _put_back(of_queries, of_q, head * told.channels, told.asking, told.channels, told.patches, first)
+        _turn(of_keys, told.tokens, told.channels, told.k_cosine, told.k_sine, ONE, -ONE)
+        base = group * told.channels
+        _put_back(of_keys, of_kv, base, told.tokens, told.channels, told.patches, first)
+        base += told.groups * told.channels
+        _put_back(of_values, of_kv, base, told.tokens, told.channels, told.patches, first)
+        chunk = take(given)
+
+
+@part
+def _hear_back(
+    told: Told, queries: Any, keys: Any, values: Any, back: Any, shares: Any, scores: Any, of_queries: Any
+) -> None:
+    """Shares, and gradients of scores and of queries."""
+    tokens, channels = told.tokens, told.channels
+    _zero(of_queries)
+    for token in range(0, told.asking, 2):
+        other = min(token + 1, told.asking - 1)
+        own, next_own, row, next_row = token * channels, other * channels, token * tokens, other * tokens
+        dots(queries, own, next_own, keys, tokens, channels, shares, row, next_row)
+        dots(back, own, next_own, values, tokens, channels, scores, row, next_row)
+        for each in range(token, other + 1):
+            soft(shares, each * tokens, tokens)
+            soft_back(shares, scores, each * tokens, tokens)
+        mix(scores, row, next_row, 1, tokens, keys, channels, of_queries, own, next_own)
+
+
+@part
+def _gather_back(told: Told, queries: Any, back: Any, shares: Any, scores: Any, of_keys: Any, of_values: Any) -> None:
+    """What one head adds to the gradients of the keys and values that it shares with others."""
+    tokens, channels, asking = told.tokens, told.channels, told.asking
+    for key in range(0, tokens, 2):
+        other = min(key + 1, tokens - 1)
+        mix(shares, key, other, tokens, asking, back, channels, of_values, key * channels, other * channels)
+        mix(scores, key, other, tokens, asking, queries, channels, of_keys, key * channels, other * channels)
+
+
+@part
+def _take_keys(told: Told, group: int, first: int, keys: Any, values: Any) -> None:
+    base = group * told.channels
+    _take_in(told.kv, base, told.tokens, told.channels, told.patches, first, keys)
+    _turn(keys, told.tokens, told.channels, told.k_cosine, told.k_sine, ONE, ONE)
+    base += told.groups * told.channels
+    _take_in(told.kv, base, told.tokens, told.channels, told.patches, first, values)
+
+
+@part
+def _take_queries(told: Told, head: int, first: int, queries: Any) -> None:
+    _take_in(told.q, head * told.channels, told.asking, told.channels, told.patches, first, queries)
+    _turn(queries, told.asking, told.channels, told.q_cosine, told.q_sine, told.factor, ONE)
+
+
+@part
+def _take_in(whole: Any, base: int, tokens: int, channels: int, patches: int, first: int, held: Any) -> None:
+    """Channels base .. base + channels of all tokens of the patches from `first` on; behind the last one zeros."""
+    lanes = min(LANES, patches - first)
+    for token in range(tokens):
+        for channel in range(channels):
+            at, place = token * patches + first, (token * channels + channel) * LANES
+            if lanes == LANES:
+                store(held, place, load(whole[base + channel], at))
+            else:
+                store(held, place, spread(ZERO))
+                for lane in range(lanes):
+                    held[place + lane] = whole[base + channel, at + lane]
+
+
+@part
+def _put_back(held: Any, whole: Any, base: int, tokens: int, channels: int, patches: int, first: int) -> None:
+    lanes = min(LANES, patches - first)
+    for token in range(tokens):
+        for channel in range(channels):
+            at, place = token * patches + first, (token * channels + channel) * LANES
+            if lanes == LANES:
+                store(whole[base + channel], at, load(held, place))
+            else:
+                for lane in range(lanes):
+                    whole[base + channel, at + lane] = held[place + lane]
+
+
+@part
+def _turn(held: Any, tokens: int, channels: int, cosine: Any, sine: Any, factor: Any, way: Any) -> None:
+    """Each pair (i, i + channels / 2) of a token turned by its angle, forwards (way 1) or back (-1), times a factor."""
+    half = channels // 2
+    for token in range(tokens):
+        for i in range(half):
+            c, s = spread(cosine[token, i] * factor), spread(sine[token, i] * factor * way)
+            one, two = (token * channels + i) * LANES, (token * channels + i + half) * LANES
+            x, y = load(held, one), load(held, two)
+            store(held, one, less(product(x, c), product(y, s)))
+            store(held, two, product_and(y, c, product(x, s)))
+
+
+@part
+def _zero(held: Any) -> None:
+    for i in range(len(held)):
+        held[i] = ZERO
