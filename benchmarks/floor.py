@@ -151,6 +151,8 @@ def _fastest(shape: tuple[int, int, int], right: Tensor) -> Way:
     if right.device.type == "cpu" and products.available():
         ways.append(lambda flat: products.product(left, flat.view(k, m).t()))
         ways.append(lambda flat: products.product(left, flat.view(m, k)))
+        ways.append(lambda flat: products.product(flat.view(m, k), left))  # the result as a step in columns has it
+        ways.append(lambda flat: products.product(flat.view(m, k), turned))
     return min(ways, key=lambda way: _best_s(lambda: _seconds(way, shape, right, 1, far=False)))
 
 

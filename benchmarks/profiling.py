@@ -16,7 +16,7 @@ from benchmarks.contenders import Contenders
 from benchmarks.floor import Product, Recorder
 from benchmarks.our_loop import OurLoop
 from benchmarks.parts import BETWEEN, Parts
-from voxtrain.model.cpu import attention, columns, products
+from voxtrain.model.cpu import attention, columns, feed_forward, products
 from voxtrain.model.cpu.kernel import Kernel, run
 
 DATA, NORM, UPDATE = "data: latents, draws, packing", "gradient norm and clipping", "update (AdamW)"
@@ -113,6 +113,7 @@ def _ranges(loop: OurLoop) -> Iterator[None]:
         mock.patch.object(columns, "run", kernel_run),
         mock.patch.object(attention, "run", kernel_run),
         mock.patch.object(products, "run", kernel_run),
+        mock.patch.object(feed_forward, "run", kernel_run),
         mock.patch.object(loop.module, "_gradient_norm", ranged(NORM, loop.module._gradient_norm)),
         mock.patch.object(loop.optimizer, "step", ranged(UPDATE, loop.optimizer.step)),
         mock.patch.object(loop, "_batch", ranged(DATA, loop._batch)),

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from voxtrain.model.cpu import columns, kernel, products
+from voxtrain.model.cpu import columns, feed_forward, kernel, products
 from voxtrain.model.cpu.attention import Angles, Patches, Stretches, attention
+from voxtrain.model.cpu.columns import is_plain
 from voxtrain.model.cpu.prepare import KERNELS
 from voxtrain.model.cpu.products import turned
 from voxtrain.model.layers import ALL, Rows, attend, attend_in_rows, turn
@@ -88,8 +89,9 @@ def test_embedding() -> None:
 
 @pytest.mark.parametrize("shape", [(16, 16), (48, 32), (17, 33), (5, 40), (1, 3)])
 def test_a_matrix_is_turned(shape: tuple[int, int]) -> None:
-    matrix = drawn(*shape).detach()
-    assert torch.equal(turned(matrix), matrix.t())
+    matrix, other = drawn(*shape).detach(), drawn(20, 7).detach()
+    for found, expected in zip(turned(matrix, other, matrix), (matrix, other, matrix), strict=True):
+        assert torch.equal(found, expected.t())
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -116,29 +118,6 @@ class _Block(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("tokens", [48, 10])
-@pytest.mark.parametrize("block", [_Block(nn.SiLU()), _Block(nn.GELU()), _Block(nn.SiLU(), Doubled(9, 4))])
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_feed_forward(block: _Block, tokens: int, scale: float) -> None:
-    """Blocks that are no plain ones, and tokens that fill no vector, take the way through single parts."""
-
-    def plain(x: Tensor, past: Tensor, *_: Tensor) -> Tensor:
-        return past + scale * block(x.t()).t()
-
-    def fast(x: Tensor, past: Tensor, *_: Tensor) -> Tensor:
-        return columns.feed_forward_onto(block, x, past, scale)
-
-    agree(plain, fast, drawn(4, tokens), drawn(4, tokens), *block.parameters())
-
-
-def test_what_is_frozen_gets_no_gradient() -> None:
-    block = _Block(nn.SiLU()).requires_grad_(False)
-    values = drawn(4, 16)
-    columns.feed_forward_onto(block, values, torch.zeros(4, 16), 1.0).sum().backward()
-    assert values.grad is not None
-    assert all(weight.grad is None for weight in block.parameters())
-
-
 class _Norm(nn.Module):
     """minicpm4/model.py: rms_layernorm."""
 
@@ -148,6 +127,47 @@ class _Norm(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
+
+
+class _Layer(nn.Module):
+    """The second half of minicpm4/model.py: MiniCPMDecoderLayer."""
+
+    def __init__(self, mlp: _Block, *, use_mup: bool = False) -> None:
+        super().__init__()
+        self.mlp, self.post_attention_layernorm, self.use_mup = mlp, _Norm(4), use_mup
+
+    def forward(self, hidden: Tensor, scale: float) -> Tensor:
+        result: Tensor = hidden + scale * self.mlp(self.post_attention_layernorm(hidden))
+        return result
+
+
+@pytest.mark.parametrize("tokens", [48, 10])
+@pytest.mark.parametrize("block", [_Block(nn.SiLU()), _Block(nn.GELU()), _Block(nn.SiLU(), Doubled(9, 4))])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_feed_forward(block: _Block, tokens: int, scale: float) -> None:
+    """Blocks that are no plain ones, and tokens that fill no vector, go in pieces."""
+    layer = _Layer(block, use_mup=scale != 1)
+    assert feed_forward.is_taken(layer, torch.empty(4, 48)) == (
+        scale == 1 and type(block.act_fn) is nn.SiLU and is_plain(block.down_proj)
+    )
+
+    def plain(x: Tensor, *_: Tensor) -> Tensor:
+        return layer(x.t(), scale).t()
+
+    def fast(x: Tensor, *_: Tensor) -> Tensor:
+        if feed_forward.is_taken(layer, x):
+            return feed_forward.feed_forward(layer, x)
+        past, normed = columns.normed_beside(layer.post_attention_layernorm, x)
+        return columns.feed_forward_onto(block, normed, past, scale)
+
+    agree(plain, fast, drawn(4, tokens), *layer.parameters())
+
+
+def test_what_is_frozen_gets_no_gradient() -> None:
+    layer, values = _Layer(_Block(nn.SiLU())).requires_grad_(False), drawn(4, 16)
+    feed_forward.feed_forward(layer, values).sum().backward()
+    assert values.grad is not None
+    assert all(weight.grad is None for weight in layer.parameters())
 
 
 @pytest.mark.parametrize("tokens", [7, 300, 600])
@@ -242,7 +262,7 @@ def test_what_is_not_finite_stays_so(broken: float) -> None:
     assert not attention(q, kv, CHANNELS, Patches(16, 3, 3, angles, angles)).isfinite().all()
     values = drawn(4, 16).detach()
     values[1, 2] = broken
-    assert not columns.feed_forward_onto(_Block(nn.SiLU()), values, torch.zeros(4, 16), 1.0).isfinite().all()
+    assert not feed_forward.feed_forward(_Layer(_Block(nn.SiLU())), values).isfinite().all()
     assert not columns.normed_beside(_Norm(4), values)[1].isfinite().all()
 
 
@@ -288,7 +308,7 @@ def test_code_is_kept_by_the_source_of_all_kernels(tmp_path: Path, monkeypatch: 
         "gate_back",
         "norm",
         "norm_back",
-        "turned_matrix",
+        "turned_matrices",
     }
     found = []
     for text in ("one", "two"):

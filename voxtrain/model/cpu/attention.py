@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from voxtrain.model.cpu import patch_kernels, row_kernels
-from voxtrain.model.cpu.kernel import Kernel, run
+from voxtrain.model.cpu.kernel import Kernel, number, run
 from voxtrain.model.cpu.lanes import LANES
 
 
@@ -110,5 +110,5 @@ def _run(
     kernel: Kernel, chunks: int, q: Tensor, kv: Tensor, channels: int, hearing: Patches | Stretches, *more: Tensor
 ) -> None:
     heads, groups = q.shape[0] // channels, kv.shape[0] // (2 * channels)
-    factor = torch.tensor([channels**-0.5])
-    run(kernel, chunks * groups, channels, heads, groups, *hearing.arguments(factor), q, kv, *more)
+    told = hearing.arguments(number(channels**-0.5))
+    run(kernel, chunks * groups, channels, heads, groups, *told, q, kv, *more)

@@ -1,4 +1,4 @@
-"""The parts of a decoder layer on tokens that lie in columns, [channels, tokens], each with its own backward pass.
+"""The pieces of a decoder layer on tokens that lie in columns, [channels, tokens], each with its own backward pass.
 
 In columns every product of a layer, forward and backward, has its left operand row by row, as oneDNN likes it;
 attention finds the numbers of a channel side by side, for as many tokens as a vector unit takes; and a norm sums
@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from voxtrain.model.cpu.feed_forward_kernels import gate, gate_back
-from voxtrain.model.cpu.kernel import chunks_of, run
-from voxtrain.model.cpu.lanes import LANES
+from voxtrain.model.cpu.kernel import number, run
 from voxtrain.model.cpu.norm_kernels import TOKENS_TOGETHER, norm, norm_back
 from voxtrain.model.cpu.products import product, product_onto, turned
-
-NUMBERS_TOGETHER = 16384
-"""Of the gate of a feed-forward block, at least: fewer are not worth a thread's coming."""
 
 
 def is_plain(*layers: Any) -> bool:
@@ -66,11 +61,8 @@ def heads(block: Any, values: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]:
 
 def feed_forward_onto(block: Any, values: Tensor, onto: Tensor, scale: float) -> Tensor:
     """What a feed-forward block of upstream gives, times scale, plus onto (minicpm4/model.py: MiniCPMMLP)."""
-    layers = block.gate_proj, block.up_proj, block.down_proj
-    if scale != 1 or not is_plain(*layers) or type(block.act_fn) is not nn.SiLU or values.shape[1] % LANES:
-        mixed = block.act_fn(linear(layers[0], values)) * linear(layers[1], values)
-        return linear_onto(layers[2], mixed, onto, scale)
-    return _applied(_FeedForward, values, onto, *(layer.weight for layer in layers))
+    mixed = block.act_fn(linear(block.gate_proj, values)) * linear(block.up_proj, values)
+    return linear_onto(block.down_proj, mixed, onto, scale)
 
 
 def _applied(function: Any, *arguments: Any) -> Tensor:
@@ -89,7 +81,7 @@ class _Linear(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         gradient, wanted = gradient.contiguous(), ctx.needs_input_grad
-        of_values = product(turned(weight), gradient.t()) if wanted[0] else None
+        of_values = product(turned(weight)[0], gradient.t()) if wanted[0] else None
         return of_values, product(gradient, values) if wanted[1] else None, gradient if wanted[2] else None
 
 
@@ -109,10 +101,11 @@ class _Heads(Function):
     def backward(ctx: Any, of_queries: Tensor, of_keys: Tensor) -> tuple[Tensor | None, ...]:
         values, asking, q, kv = ctx.saved_tensors
         of_queries, of_keys, wanted = of_queries.contiguous(), of_keys.contiguous(), ctx.needs_input_grad
-        of_values = product(turned(kv), of_keys.t()) if wanted[0] else None
-        of_asking = product(turned(q), of_queries.t()) if asking is not None and wanted[1] else None
+        q_turned, kv_turned = turned(q, kv)
+        of_values = product(kv_turned, of_keys.t()) if wanted[0] else None
+        of_asking = product(q_turned, of_queries.t()) if asking is not None and wanted[1] else None
         if asking is None and of_values is not None:
-            of_values = product_onto(turned(q), of_queries.t(), of_values)
+            of_values = product_onto(q_turned, of_queries.t(), of_values)
         of_q = product(of_queries, values if asking is None else asking) if wanted[2] else None
         of_kv = product(of_keys, values) if wanted[3] or wanted[4] else None
         of_k, of_v = (None, None) if of_kv is None else of_kv.chunk(2)
@@ -122,9 +115,7 @@ class _Heads(Function):
 class _Norm(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        width, tokens = values.shape
-        normed, scale = torch.empty_like(values), values.new_empty(tokens)
-        run(norm, _chunks(tokens), width, tokens, values, weight, torch.tensor([epsilon]), normed, scale)
+        normed, scale = normalise(values, weight, epsilon)
         ctx.save_for_backward(values, weight, scale)
         ctx.set_materialize_grads(False)
         return values, normed
@@ -135,48 +126,30 @@ class _Norm(Function):
         values, weight, scale = ctx.saved_tensors
         if gradient is None:
             return past, None, None
-        width, tokens = values.shape
-        gradient, past = gradient.contiguous(), None if past is None else past.contiguous()
-        of_values, of_weight = torch.empty_like(values), values.new_empty(_chunks(tokens), width)
-        gone = 0 if past is None else past
-        given, found = (values, weight, scale, gradient, gone), (of_values, of_weight)
-        run(norm_back, _chunks(tokens), width, tokens, *given, *found)
-        return of_values, of_weight.sum(dim=0) if ctx.needs_input_grad[1] else None, None
+        past = None if past is None else past.contiguous()
+        of_values, of_weight = normalise_back(values, weight, scale, gradient.contiguous(), past)
+        return of_values, of_weight if ctx.needs_input_grad[1] else None, None
+
+
+def normalise(values: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """RMS norm: what is normed, like values, and the scale of each token."""
+    width, tokens = values.shape
+    normed, scale = torch.empty_like(values), values.new_empty(tokens)
+    run(norm, _chunks(tokens), width, tokens, values, weight, number(epsilon), normed, scale)
+    return normed, scale
+
+
+def normalise_back(
+    values: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor, past: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of values and weight, from those of what is normed and of the values that went past the norm."""
+    width, tokens = values.shape
+    of_values, of_weight = torch.empty_like(values), values.new_empty(_chunks(tokens), width)
+    given, found = (values, weight, scale, gradient, 0 if past is None else past), (of_values, of_weight)
+    run(norm_back, _chunks(tokens), width, tokens, *given, *found)
+    return of_values, of_weight.sum(dim=0)
 
 
 def _chunks(tokens: int) -> int:
     """Not by threads: the sums over tokens are then the same with any number of them."""
     return -(-tokens // TOKENS_TOGETHER)
-
-
-def _numbers(values: Tensor) -> tuple[int, int]:
-    """Of a pass over single numbers: its chunks and their number."""
-    return chunks_of(values.numel(), NUMBERS_TOGETHER), values.numel()
-
-
-class _FeedForward(Function):
-    """The block as one: the two gradients of its values meet inside a product."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, onto: Tensor, gate_: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        gated, upped = product(gate_, values.t()), product(up, values.t())
-        mixed = torch.empty_like(gated)
-        run(gate, *_numbers(gated), gated, upped, mixed)
-        ctx.save_for_backward(values, gate_, up, down, gated, upped, mixed)
-        return product_onto(down, mixed.t(), onto)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        values, gate_, up, down, gated, upped, mixed = ctx.saved_tensors
-        gradient, wanted = gradient.contiguous(), ctx.needs_input_grad
-        of_down = product(gradient, mixed) if wanted[4] else None
-        of_mixed = product(turned(down), gradient.t())
-        of_gated, of_upped = torch.empty_like(gated), torch.empty_like(gated)
-        run(gate_back, *_numbers(gated), gated, upped, of_mixed, of_gated, of_upped)
-        of_values = None
-        if wanted[0]:
-            of_values = product_onto(turned(up), of_upped.t(), product(turned(gate_), of_gated.t()))
-        of_gate = product(of_gated, values) if wanted[2] else None
-        of_up = product(of_upped, values) if wanted[3] else None
-        return of_values, gradient if wanted[1] else None, of_gate, of_up, of_down

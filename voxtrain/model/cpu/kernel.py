@@ -108,10 +108,19 @@ def intrinsic(function: Callable[..., Any]) -> Any:
 
 def run(kernel: Kernel, chunks: int, *told: int | Tensor) -> None:
     """Have all threads take chunks until none is left. Tensors are contiguous and told by address."""
-    threads = min(torch.get_num_threads(), chunks)
-    numbers = (each if isinstance(each, int) else each.data_ptr() for each in told)
-    given = (ctypes.c_int64 * (len(told) + 2))(0, chunks, *numbers)
-    _parallel()(kernel.address, ctypes.addressof(given), threads, 0)
+    given = _array(len(told) + 2)(0, chunks, *[each if type(each) is int else each.data_ptr() for each in told])  # type: ignore[union-attr]
+    _parallel()(kernel.address, ctypes.addressof(given), min(torch.get_num_threads(), chunks), 0)
+
+
+@cache
+def _array(length: int) -> Any:
+    return ctypes.c_int64 * length
+
+
+@cache
+def number(value: float) -> Tensor:
+    """A float as a kernel is told it: [1] float32. Kept, since to make one takes longer than to be told it."""
+    return torch.tensor([value])
 
 
 def chunks_of(work: int, least: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from voxtrain.model.cpu.kernel import Kernel, bounds, floats, numbers, part, take
 
-TOKENS_TOGETHER = 256
+TOKENS_TOGETHER = 96
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 

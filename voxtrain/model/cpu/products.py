@@ -11,7 +11,7 @@ from torch import Tensor
 
 from voxtrain.model.cpu.kernel import run
 from voxtrain.model.cpu.lanes import LANES
-from voxtrain.model.cpu.turn_kernels import turned_matrix
+from voxtrain.model.cpu.turn_kernels import turned_matrices
 
 
 def available() -> bool:
@@ -31,9 +31,13 @@ def product_onto(left: Tensor, right: Tensor, onto: Tensor) -> Tensor:
     return result
 
 
-def turned(matrix: Tensor) -> Tensor:
-    """A contiguous matrix [n, m] as a contiguous [m, n]."""
-    rows, columns = matrix.shape
-    result = matrix.new_empty(columns, rows)
-    run(turned_matrix, -(-rows // LANES), rows, columns, matrix, result)
-    return result
+def turned(*matrices: Tensor) -> list[Tensor]:
+    """Contiguous matrices [n, m] as contiguous [m, n]."""
+    results = [matrix.new_empty(matrix.shape[1], matrix.shape[0]) for matrix in matrices]
+    told: list[int | Tensor] = []
+    chunks = 0
+    for matrix, result in zip(matrices, results, strict=True):
+        chunks += -(-matrix.shape[0] // LANES)
+        told += [chunks, *matrix.shape, matrix, result]
+    run(turned_matrices, chunks, *told)
+    return results

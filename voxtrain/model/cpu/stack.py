@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from voxtrain.model import layers
+from voxtrain.model.cpu import feed_forward
 from voxtrain.model.cpu.attention import Angles, Patches, Stretches, attention
 from voxtrain.model.cpu.columns import feed_forward_onto, heads, linear_onto, normed_beside
 from voxtrain.model.cpu.lanes import LANES
@@ -94,11 +95,10 @@ def _layer(layer: Any, hidden: Tensor, *, hearing: Patches | Stretches, some: So
     """minicpm4/model.py: MiniCPMDecoderLayer.forward. [H, tokens] -> [H, asking]."""
     scale = layer.scale_depth / math.sqrt(layer.num_hidden_layers) if layer.use_mup else 1.0
     past, normed = normed_beside(layer.input_layernorm, hidden)
-    if some is not None:
-        past = some(past)
     q, kv = heads(layer.self_attn, normed, normed if some is None else some(normed))
     heard = attention(q, kv, layer.self_attn.head_dim, hearing)
-    past, normed = normed_beside(
-        layer.post_attention_layernorm, linear_onto(layer.self_attn.o_proj, heard, past, scale)
-    )
+    hidden = linear_onto(layer.self_attn.o_proj, heard, past if some is None else some(past), scale)
+    if feed_forward.is_taken(layer, hidden):
+        return feed_forward.feed_forward(layer, hidden)
+    past, normed = normed_beside(layer.post_attention_layernorm, hidden)
     return feed_forward_onto(layer.mlp, normed, past, scale)
