@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from voxtrain.model.cpu import patch_kernels, row_kernels
 from voxtrain.model.cpu.kernel import Kernel, number, run
-from voxtrain.model.cpu.lanes import LANES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,11 @@ class Patches:
 
     def forward_with(self) -> tuple[Kernel, int]:
         """The kernel, and its chunks for each group of heads."""
-        return patch_kernels.attention, -(-self.patches // LANES)
+        return patch_kernels.attention, -(-self.patches // patch_kernels.PATCHES_TOGETHER)
 
     def backward_with(self) -> tuple[Kernel, int]:
         """The same for the way back."""
-        return patch_kernels.attention_back, -(-self.patches // LANES)
+        return patch_kernels.attention_back, -(-self.patches // patch_kernels.PATCHES_TOGETHER)
 
     def arguments(self, factor: Tensor) -> tuple[int | Tensor, ...]:
         """What a kernel is told between the heads and q."""

@@ -1,7 +1,7 @@
 """Attention inside patches with its rotary embedding, forward and backward: every token of a patch hears all of it.
 
 Tokens lie in columns, the same token of all patches side by side: [channels, token of the patch, patch]. Sixteen
-patches go through together, which have nothing to do with each other; a chunk of the work is sixteen patches and a
+patches go through together, which have nothing to do with each other; a chunk of the work is some of them and a
 group of heads, which share keys and values. What is held of them is [token, channel, LANES]. Shares are computed again
 in the backward pass.
 """
@@ -17,6 +17,8 @@ from voxtrain.model.cpu.lanes import LANES, less, load, product, product_and, sp
 from voxtrain.model.cpu.patch_sums import dots, mix
 from voxtrain.model.cpu.shares import soft, soft_back, vectors
 
+PATCHES_TOGETHER = 32
+"""Patches of a chunk: what is side by side in memory is read one after the other."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -69,14 +71,22 @@ def attention(given: Any) -> None:
     scores = vectors(2 * told.tokens)
     chunk = take(given)
     while chunk < given[1]:
-        group, first = chunk % told.groups, chunk // told.groups * LANES
-        _take_keys(told, group, first, keys, values)
-        many = told.heads // told.groups
-        for head in range(group * many, (group + 1) * many):
-            _take_queries(told, head, first, queries)
-            _hear(told, queries, keys, values, scores, out)
-            _put_back(out, heard, head * told.channels, told.asking, told.channels, told.patches, first)
+        start = chunk // told.groups * PATCHES_TOGETHER
+        for first in range(start, min(start + PATCHES_TOGETHER, told.patches), LANES):
+            _hear_group(told, chunk % told.groups, first, keys, values, queries, scores, out, heard)
         chunk = take(given)
+
+
+@part
+def _hear_group(
+    told: Told, group: int, first: int, keys: Any, values: Any, queries: Any, scores: Any, out: Any, heard: Any
+) -> None:
+    _take_keys(told, group, first, keys, values)
+    many = told.heads // told.groups
+    for head in range(group * many, (group + 1) * many):
+        _take_queries(told, head, first, queries)
+        _hear(told, queries, keys, values, scores, out)
+        _put_back(out, heard, head * told.channels, told.asking, told.channels, told.patches, first)
 
 
 @part
@@ -98,58 +108,81 @@ def attention_back(given: Any) -> None:
     asked, width = told.asking * told.patches, told.heads * told.channels
     gradient, of_q = floats(given[15], width, asked), floats(given[16], width, asked)
     of_kv = floats(given[17], 2 * told.groups * told.channels, told.tokens * told.patches)
-    size, asking_size, pairs = told.tokens * told.channels, told.asking * told.channels, told.asking * told.tokens
-    keys, values, of_keys, of_values = vectors(size), vectors(size), vectors(size), vectors(size)
-    queries, back, of_queries = vectors(asking_size), vectors(asking_size), vectors(asking_size)
-    shares, scores = vectors(pairs), vectors(pairs)
+    held = _hold(told)
     chunk = take(given)
     while chunk < given[1]:
-        group, first = chunk % told.groups, chunk // told.groups * LANES
-        _take_keys(told, group, first, keys, values)
-        _zero(of_keys)
-        _zero(of_values)
-        many = told.heads // told.groups
-        for head in range(group * many, (group + 1) * many):
-            _take_queries(told, head, first, queries)
-            _take_in(gradient, head * told.channels, told.asking, told.channels, told.patches, first, back)
-            _hear_back(told, queries, keys, values, back, shares, scores, of_queries)
-            _gather_back(told, queries, back, shares, scores, of_keys, of_values)
-            _turn(of_queries, told.asking, told.channels, told.q_cosine, told.q_sine, told.factor, -ONE)
-            _put_back(of_queries, of_q, head * told.channels, told.asking, told.channels, told.patches, first)
-        _turn(of_keys, told.tokens, told.channels, told.k_cosine, told.k_sine, ONE, -ONE)
-        base = group * told.channels
-        _put_back(of_keys, of_kv, base, told.tokens, told.channels, told.patches, first)
-        base += told.groups * told.channels
-        _put_back(of_values, of_kv, base, told.tokens, told.channels, told.patches, first)
+        start = chunk // told.groups * PATCHES_TOGETHER
+        for first in range(start, min(start + PATCHES_TOGETHER, told.patches), LANES):
+            _group_back(told, held, chunk % told.groups, first, gradient, of_q, of_kv)
         chunk = take(given)
 
 
+class Held(NamedTuple):
+    """What a thread works with on the way back."""
+
+    keys: Any  # [tokens, channels, LANES]
+    values: Any
+    of_keys: Any
+    of_values: Any
+    queries: Any  # [asking, channels, LANES]
+    back: Any
+    of_queries: Any
+    shares: Any  # [asking, tokens, LANES]
+    scores: Any
+
+
 @part
-def _hear_back(
-    told: Told, queries: Any, keys: Any, values: Any, back: Any, shares: Any, scores: Any, of_queries: Any
-) -> None:
+def _hold(told: Told) -> Held:
+    size, asking_size, pairs = told.tokens * told.channels, told.asking * told.channels, told.asking * told.tokens
+    keys, values, of_keys, of_values = vectors(size), vectors(size), vectors(size), vectors(size)
+    queries, back, of_queries = vectors(asking_size), vectors(asking_size), vectors(asking_size)
+    return Held(keys, values, of_keys, of_values, queries, back, of_queries, vectors(pairs), vectors(pairs))
+
+
+@part
+def _group_back(told: Told, held: Held, group: int, first: int, gradient: Any, of_q: Any, of_kv: Any) -> None:
+    asking, tokens, channels, patches = told.asking, told.tokens, told.channels, told.patches
+    _take_keys(told, group, first, held.keys, held.values)
+    _zero(held.of_keys)
+    _zero(held.of_values)
+    many = told.heads // told.groups
+    for head in range(group * many, (group + 1) * many):
+        _take_queries(told, head, first, held.queries)
+        _take_in(gradient, head * channels, asking, channels, patches, first, held.back)
+        _hear_back(told, held)
+        _gather_back(told, held)
+        _turn(held.of_queries, asking, channels, told.q_cosine, told.q_sine, told.factor, -ONE)
+        _put_back(held.of_queries, of_q, head * channels, asking, channels, patches, first)
+    _turn(held.of_keys, tokens, channels, told.k_cosine, told.k_sine, ONE, -ONE)
+    _put_back(held.of_keys, of_kv, group * channels, tokens, channels, patches, first)
+    _put_back(held.of_values, of_kv, (told.groups + group) * channels, tokens, channels, patches, first)
+
+
+@part
+def _hear_back(told: Told, held: Held) -> None:
     """Shares, and gradients of scores and of queries."""
     tokens, channels = told.tokens, told.channels
-    _zero(of_queries)
+    _zero(held.of_queries)
     for token in range(0, told.asking, 2):
         other = min(token + 1, told.asking - 1)
         own, next_own, row, next_row = token * channels, other * channels, token * tokens, other * tokens
-        dots(queries, own, next_own, keys, tokens, channels, shares, row, next_row)
-        dots(back, own, next_own, values, tokens, channels, scores, row, next_row)
+        dots(held.queries, own, next_own, held.keys, tokens, channels, held.shares, row, next_row)
+        dots(held.back, own, next_own, held.values, tokens, channels, held.scores, row, next_row)
         for each in range(token, other + 1):
-            soft(shares, each * tokens, tokens)
-            soft_back(shares, scores, each * tokens, tokens)
-        mix(scores, row, next_row, 1, tokens, keys, channels, of_queries, own, next_own)
+            soft(held.shares, each * tokens, tokens)
+            soft_back(held.shares, held.scores, each * tokens, tokens)
+        mix(held.scores, row, next_row, 1, tokens, held.keys, channels, held.of_queries, own, next_own)
 
 
 @part
-def _gather_back(told: Told, queries: Any, back: Any, shares: Any, scores: Any, of_keys: Any, of_values: Any) -> None:
+def _gather_back(told: Told, held: Held) -> None:
     """What one head adds to the gradients of the keys and values that it shares with others."""
     tokens, channels, asking = told.tokens, told.channels, told.asking
     for key in range(0, tokens, 2):
         other = min(key + 1, tokens - 1)
-        mix(shares, key, other, tokens, asking, back, channels, of_values, key * channels, other * channels)
-        mix(scores, key, other, tokens, asking, queries, channels, of_keys, key * channels, other * channels)
+        own, next_own = key * channels, other * channels
+        mix(held.shares, key, other, tokens, asking, held.back, channels, held.of_values, own, next_own)
+        mix(held.scores, key, other, tokens, asking, held.queries, channels, held.of_keys, own, next_own)
 
 
 @part
