@@ -310,13 +310,13 @@ def test_code_is_kept_by_the_source_of_all_kernels(tmp_path: Path, monkeypatch: 
         "norm_back",
         "turned_matrices",
     }
+    monkeypatch.setattr(kernel, "FOLDER", tmp_path)
     found = []
-    for text in ("one", "two"):
-        (tmp_path / "kernels.py").write_text(text)
-        monkeypatch.setattr(kernel, "FOLDER", tmp_path)
+    for file, text in (("kernels", "@Kernel"), ("other", "no kernel"), ("kernels", "@Kernel else")):
+        (tmp_path / f"{file}.py").write_text(text)
         found.append(kernel.kept_folder.__wrapped__())
-    assert found[0] != found[1]
-    assert [path.parent for path in found] == [tmp_path / "__pycache__"] * 2
+    assert found[0] == found[1] != found[2]
+    assert {path.parent for path in found} == {tmp_path / "__pycache__"}
 
 
 def available_kernels() -> set[str]:

@@ -20,7 +20,7 @@ from voxtrain.model.cpu.products import product, product_onto, turned
 
 
 def is_plain(*layers: Any) -> bool:
-    """Whether these are linear layers without bias, adapters or hooks of their own kind."""
+    """Whether these are linear layers of torch itself, without bias."""
     return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
 
 

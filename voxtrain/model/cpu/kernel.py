@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
 CHUNKS_A_THREAD = 4
 """Of work that can be cut anywhere: a thread that the machine holds up takes fewer."""
 FOLDER = Path(__file__).parent
+COMPILED = (b"@Kernel", b"@part", b"@intrinsic")
 _SETTINGS: Any = config
 _KIND: Any = types.void(types.CPointer(types.int64))  # type: ignore[no-untyped-call]
 _compiling = threading.Lock()
@@ -72,10 +73,11 @@ class Kernel:
 def kept_folder() -> Path | None:
     """Where compiled code is kept; None where neither this package's folder nor the user's can be written.
 
-    Named by the source of all kernels: Numba itself looks at the file of a kernel alone, not at what it calls.
+    Named by the source of all that is compiled: Numba itself looks at the file of a kernel alone, not at what it calls.
     """
-    sources = sorted(FOLDER.glob("*.py"))
-    digest = sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.py"))]
+    compiled = (source for source in sources if any(mark in source for mark in COMPILED))
+    digest = sha256(b"".join(compiled)).hexdigest()[:16]
     for folder in (FOLDER / "__pycache__", Path("~/.cache/voxtrain").expanduser()):
         try:
             (folder / f"kernels-{digest}").mkdir(parents=True, exist_ok=True)
