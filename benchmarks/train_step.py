@@ -35,7 +35,7 @@ from voxtrain.model.size import parameter_counts
 UPDATE_BYTES = 28
 """Of AdamW for each fp32 weight: gradient, two moments and weight are read, the last three written."""
 AGAIN = 3
-"""Times a round that our step and its floor take turns once more: they are short, and a slow moment hits one of them."""
+"""Times a round that our step and its floor take turns again: both are short, and a slow moment hits one of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
