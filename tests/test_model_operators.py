@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from voxtrain.model.cpu import columns, feed_forward, kernel, products
+from voxtrain.model.cpu import columns, feed_forward
 from voxtrain.model.cpu.attention import Angles, Patches, Stretches, attention
 from voxtrain.model.cpu.columns import is_plain
-from voxtrain.model.cpu.prepare import KERNELS
 from voxtrain.model.cpu.products import turned
 from voxtrain.model.layers import ALL, Rows, attend, attend_in_rows, turn
 from voxtrain.model.operators import PLAIN, for_cpu, operators, prepare
@@ -53,7 +52,7 @@ def test_the_set_is_the_one_that_is_right_here(monkeypatch: pytest.MonkeyPatch) 
         operators("fast", DEVICE, torch.float32)
     monkeypatch.setattr("voxtrain.model.operators.for_cpu", lambda: None)  # a torch without libgomp or oneDNN
     assert operators("cpu", DEVICE, torch.float32) is PLAIN
-    prepare("cpu", DEVICE)
+    prepare("cpu", DEVICE, torch.float32)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -298,37 +297,3 @@ def test_threads_change_no_bit_of_a_norm(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         found.append(torch.autograd.grad(columns.normed_beside(layer, values)[1].square().sum(), layer.weight)[0])
     assert torch.equal(*found)
-
-
-def test_code_is_kept_by_the_source_of_all_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert available_kernels() == {
-        "attention",
-        "attention_back",
-        "gate",
-        "gate_back",
-        "norm",
-        "norm_back",
-        "turned_matrices",
-    }
-    monkeypatch.setattr(kernel, "FOLDER", tmp_path)
-    found = []
-    for file, text in (("kernels", "@Kernel"), ("other", "no kernel"), ("kernels", "@Kernel else")):
-        (tmp_path / f"{file}.py").write_text(text)
-        found.append(kernel.kept_folder.__wrapped__())
-    assert found[0] == found[1] != found[2]
-    assert {path.parent for path in found} == {tmp_path / "__pycache__"}
-
-
-def available_kernels() -> set[str]:
-    assert kernel.available()
-    assert products.available()
-    return {each.name for each in KERNELS}
-
-
-def test_where_nothing_can_be_written_code_is_compiled_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(kernel, "FOLDER", tmp_path / "file")
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    assert kernel.kept_folder.__wrapped__() is None

@@ -93,10 +93,10 @@ def vox_module(settings: Settings, ranks: Ranks) -> VoxModule:
     if settings.trainer.kernels == "cpu":
         keep_freed_memory()
     device = torch.device("cuda", ranks.rank) if settings.trainer.accelerator == "cuda" else torch.device("cpu")
-    prepare(settings.trainer.kernels, device)
     lora = settings.tuning if isinstance(settings.tuning, LoraTuning) else None
     held = settings.memory.weights if lora is None else settings.memory.frozen
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[held]
+    prepare(settings.trainer.kernels, device, torch.bfloat16 if settings.memory.autocast else dtype)
     return VoxModule(
         upstream.load_model(settings.model.folder(), lora, device, dtype, settings.seed),
         settings.tuning,

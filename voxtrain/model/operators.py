@@ -46,9 +46,9 @@ def operators(kernels: str, device: torch.device, dtype: torch.dtype) -> Operato
     return for_cpu() or PLAIN
 
 
-def prepare(kernels: str, device: torch.device) -> None:
-    """Have the code of the operators at hand, which is compiled once on each machine; says on stderr how far it is."""
-    if kernels == "cpu" and device.type == "cpu" and for_cpu() is not None:
+def prepare(kernels: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Have the code of the operators at hand, which may be compiled once on a machine; says on stderr how far it is."""
+    if operators(kernels, device, dtype) is not PLAIN:
         from voxtrain.model.cpu import prepare
 
         prepare.prepare()

@@ -10,6 +10,7 @@ which chunk.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,10 @@ class Kernel:
     def address(self) -> int:
         """Where its machine code lies."""
         with _compiling, _kept_in(kept_folder()) as kept:
-            compiled = cfunc(_KIND, cache=kept, **OPTIONS)(self._function)
+            try:
+                compiled = cfunc(_KIND, cache=kept, **OPTIONS)(self._function)
+            except OSError:  # it was compiled, and could not be kept: the disk is full
+                compiled = cfunc(_KIND, **OPTIONS)(self._function)
         self._compiled = compiled  # it owns the code
         assert compiled.address is not None
         return compiled.address
@@ -79,11 +83,13 @@ def kept_folder() -> Path | None:
     compiled = (source for source in sources if any(mark in source for mark in COMPILED))
     digest = sha256(b"".join(compiled)).hexdigest()[:16]
     for folder in (FOLDER / "__pycache__", Path("~/.cache/voxtrain").expanduser()):
+        kept = folder / f"kernels-{digest}"
         try:
-            (folder / f"kernels-{digest}").mkdir(parents=True, exist_ok=True)
+            kept.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
-        return folder / f"kernels-{digest}"
+        if os.access(kept, os.W_OK):  # another user may have made it
+            return kept
     return None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from voxtrain.model.cpu.kernel import Kernel, floats, numbers, part, take
 from voxtrain.model.cpu.lanes import LANES, less, load, product, product_and, spread, store
-from voxtrain.model.cpu.patch_sums import dots, mix
+from voxtrain.model.cpu.patch_sums import add_sums
 from voxtrain.model.cpu.shares import soft, soft_back, vectors
 
 PATCHES_TOGETHER = 32
@@ -95,10 +95,12 @@ def _hear(told: Told, queries: Any, keys: Any, values: Any, scores: Any, out: An
     _zero(out)
     for token in range(0, told.asking, 2):
         other = min(token + 1, told.asking - 1)
-        dots(queries, token * channels, other * channels, keys, tokens, channels, scores, 0, tokens)
+        own, next_own = token * channels, other * channels
+        _zero(scores)
+        add_sums(queries, own, next_own, 1, keys, channels, 1, tokens, channels, scores, 0, tokens)
         soft(scores, 0, tokens)
         soft(scores, tokens, tokens)
-        mix(scores, 0, tokens, 1, tokens, values, channels, out, token * channels, other * channels)
+        add_sums(scores, 0, tokens, 1, values, 1, channels, channels, tokens, out, own, next_own)
 
 
 @Kernel
@@ -163,15 +165,19 @@ def _hear_back(told: Told, held: Held) -> None:
     """Shares, and gradients of scores and of queries."""
     tokens, channels = told.tokens, told.channels
     _zero(held.of_queries)
+    _zero(held.shares)
+    _zero(held.scores)
     for token in range(0, told.asking, 2):
         other = min(token + 1, told.asking - 1)
         own, next_own, row, next_row = token * channels, other * channels, token * tokens, other * tokens
-        dots(held.queries, own, next_own, held.keys, tokens, channels, held.shares, row, next_row)
-        dots(held.back, own, next_own, held.values, tokens, channels, held.scores, row, next_row)
+        add_sums(held.queries, own, next_own, 1, held.keys, channels, 1, tokens, channels, held.shares, row, next_row)
+        add_sums(held.back, own, next_own, 1, held.values, channels, 1, tokens, channels, held.scores, row, next_row)
         for each in range(token, other + 1):
             soft(held.shares, each * tokens, tokens)
             soft_back(held.shares, held.scores, each * tokens, tokens)
-        mix(held.scores, row, next_row, 1, tokens, held.keys, channels, held.of_queries, own, next_own)
+        add_sums(
+            held.scores, row, next_row, 1, held.keys, 1, channels, channels, tokens, held.of_queries, own, next_own
+        )
 
 
 @part
@@ -181,8 +187,12 @@ def _gather_back(told: Told, held: Held) -> None:
     for key in range(0, tokens, 2):
         other = min(key + 1, tokens - 1)
         own, next_own = key * channels, other * channels
-        mix(held.shares, key, other, tokens, asking, held.back, channels, held.of_values, own, next_own)
-        mix(held.scores, key, other, tokens, asking, held.queries, channels, held.of_keys, own, next_own)
+        add_sums(
+            held.shares, key, other, tokens, held.back, 1, channels, channels, asking, held.of_values, own, next_own
+        )
+        add_sums(
+            held.scores, key, other, tokens, held.queries, 1, channels, channels, asking, held.of_keys, own, next_own
+        )
 
 
 @part

@@ -13,7 +13,7 @@ import numpy as np
 
 from voxtrain.model.cpu.kernel import Kernel, floats, integers, numbers, part, take
 from voxtrain.model.cpu.lanes import LANES, less, load, product, product_and, spread, store, where_more
-from voxtrain.model.cpu.row_sums import by_token, dots, filled, gather, mix
+from voxtrain.model.cpu.row_sums import by_token, filled, gather, sums
 from voxtrain.model.cpu.shares import soft, soft_back, vectors
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
@@ -111,7 +111,7 @@ def attention(given: Any) -> None:
             _take_limits(told, held, first, count)
             for head in range(group * many, (group + 1) * many):
                 number = _share_out(told, held, head, first, count)
-                mix(held.shares, number, held.values, filled(told.channels) * LANES, told.channels, held.side)
+                sums(held.values, 1, filled(told.channels) * LANES, told.channels, held.shares, number, held.side)
                 _put_back(held.side, heard, head * told.channels, first, count, told.channels)
         chunk = take(given)
 
@@ -153,7 +153,7 @@ def _share_out(told: Told, held: Held, head: int, first: int, count: int) -> int
     surely: int = told.hears[first]
     _take_in(told.q, head * told.channels, first, count, told.channels, held.side)
     _turn(held.side, told.channels, held.cosine, held.sine, told.factor, ONE)
-    dots(held.keys, filled(told.channels) * LANES, number, held.side, told.channels, held.shares)
+    sums(held.keys, filled(told.channels) * LANES, 1, number, held.side, told.channels, held.shares)
     for k in range(surely, number):
         score, place = load(held.shares, k * LANES), spread(np.float32(k))
         store(held.shares, k * LANES, where_more(load(held.limit, 0), place, score))
@@ -165,13 +165,13 @@ def _share_out(told: Told, held: Held, head: int, first: int, count: int) -> int
 def _hear_back(told: Told, held: Held, number: int, back: Any, scores: Any, of_keys: Any, of_values: Any) -> None:
     """What sixteen queries add to the gradients of keys and values; their own stand in held.side then."""
     size = filled(told.channels) * LANES
-    dots(held.values, size, number, back, told.channels, scores)
+    sums(held.values, size, 1, number, back, told.channels, scores)
     soft_back(held.shares, scores, 0, number)
     by_token(back, told.channels, held.turned)
     gather(held.shares, number, held.turned, told.channels, of_values)
     by_token(held.side, told.channels, held.turned)
     gather(scores, number, held.turned, told.channels, of_keys)
-    mix(scores, number, held.keys, size, told.channels, held.side)
+    sums(held.keys, 1, size, told.channels, scores, number, held.side)
     _turn(held.side, told.channels, held.cosine, held.sine, told.factor, -ONE)
 
 

@@ -1,4 +1,4 @@
-"""The three sums of causal attention, of sixteen queries of a head at a time, and layouts they need.
+"""The sums of causal attention, of sixteen queries of a head at a time, and layouts they need.
 
 Of queries numbers lie as [channel, LANES], of keys as [token, channels filled up to whole vectors].
 """
@@ -32,41 +32,25 @@ def by_token(side: Any, channels: int, turned: Any) -> None:
 
 
 @part
-def dots(keys: Any, size: int, number: int, side: Any, channels: int, out: Any) -> None:
-    """out[k] = keys[k] . side, for each of the sixteen queries of side [channel, LANES]."""
-    for k in range(0, number - 3, 4):
-        a, b, c, d = spread(ZERO), spread(ZERO), spread(ZERO), spread(ZERO)
-        for i in range(channels):
-            own, at = load(side, i * LANES), k * size + i
-            a = product_and(spread(keys[at]), own, a)
-            b = product_and(spread(keys[at + size]), own, b)
-            c = product_and(spread(keys[at + 2 * size]), own, c)
-            d = product_and(spread(keys[at + 3 * size]), own, d)
-        store_four(out, k * LANES, a, b, c, d)
-    for k in range(number - number % 4, number):
-        a = spread(ZERO)
-        for i in range(channels):
-            a = product_and(spread(keys[k * size + i]), load(side, i * LANES), a)
-        store(out, k * LANES, a)
+def sums(numbers: Any, row_step: int, step: int, rows: int, held: Any, terms: int, out: Any) -> None:
+    """out[row] = sum over terms of numbers[row x row_step + term x step] x held[term], for sixteen queries each.
 
-
-@part
-def mix(shares: Any, number: int, values: Any, size: int, channels: int, out: Any) -> None:
-    """out[c] = sum over keys of values[k, c] x shares[k]."""
-    for i in range(0, channels - 3, 4):
+    Of keys and queries that makes scores; of values and shares, with the steps exchanged, what is heard.
+    """
+    for row in range(0, rows - 3, 4):
         a, b, c, d = spread(ZERO), spread(ZERO), spread(ZERO), spread(ZERO)
-        for k in range(number):
-            share, at = load(shares, k * LANES), k * size + i
-            a = product_and(spread(values[at]), share, a)
-            b = product_and(spread(values[at + 1]), share, b)
-            c = product_and(spread(values[at + 2]), share, c)
-            d = product_and(spread(values[at + 3]), share, d)
-        store_four(out, i * LANES, a, b, c, d)
-    for i in range(channels - channels % 4, channels):
+        for term in range(terms):
+            own, at = load(held, term * LANES), row * row_step + term * step
+            a = product_and(spread(numbers[at]), own, a)
+            b = product_and(spread(numbers[at + row_step]), own, b)
+            c = product_and(spread(numbers[at + 2 * row_step]), own, c)
+            d = product_and(spread(numbers[at + 3 * row_step]), own, d)
+        store_four(out, row * LANES, a, b, c, d)
+    for row in range(rows - rows % 4, rows):
         a = spread(ZERO)
-        for k in range(number):
-            a = product_and(spread(values[k * size + i]), load(shares, k * LANES), a)
-        store(out, i * LANES, a)
+        for term in range(terms):
+            a = product_and(spread(numbers[row * row_step + term * step]), load(held, term * LANES), a)
+        store(out, row * LANES, a)
 
 
 @part
