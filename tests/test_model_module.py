@@ -114,9 +114,8 @@ def test_weight_of_the_positive_class_acts_where_a_clip_ends(tiny_folder: Path) 
     assert weighted.reports[0].loss_diff == plain.reports[0].loss_diff
     assert weighted.reports[0].loss_stop > 1.2 * plain.reports[0].loss_stop
     gradient = weighted.gradients[0]["stop_head.weight"]
-    # the module saw the same gradient before it was clipped: float32 sums in another order
-    unclipped = gradient * max(1.0, weighted.reports[0].grad_norm)
-    torch.testing.assert_close(unclipped, model.stop_head.weight.grad, rtol=1e-4, atol=1e-6)
+    # float32 sums in another order
+    torch.testing.assert_close(gradient, model.stop_head.weight.grad, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(gradient, plain.gradients[0]["stop_head.weight"], rtol=0.05)
 
 
@@ -146,9 +145,10 @@ def test_gradients_are_clipped_after_the_norm_is_taken(tiny_folder: Path) -> Non
     free = fit(module(tiny_folder, FullTuning(), max_grad_norm=0.0), steps)
     norm = free.reports[0].grad_norm
     small = norm / 10
-    clipped = fit(module(tiny_folder, FullTuning(), max_grad_norm=small), steps)
-    assert clipped.reports[0].grad_norm == norm
-    of_clipped = torch.nn.utils.get_total_norm(clipped.gradients[0].values()).item()
+    trained = module(tiny_folder, FullTuning(), max_grad_norm=small)
+    assert fit(trained, steps).reports[0].grad_norm == norm
+    moments = [held["exp_avg"] for held in trained.optimizers().state.values()]  # a tenth of what the update took
+    of_clipped = 10 * torch.nn.utils.get_total_norm(moments).item()
     assert of_clipped == pytest.approx(small, rel=1e-4)  # torch adds 1e-6 to the norm that it divides by
     assert torch.nn.utils.get_total_norm(free.gradients[0].values()).item() == pytest.approx(norm)
 

@@ -5,40 +5,23 @@ That a whole loss computed with either is upstream's is shown in test_model_loss
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from operator_material import CHANNELS, GROUPS, HEADS, ROUNDING, Doubled, Norm, agree, angles_of, drawn, rows_of
 from torch import Tensor, nn
 
 from voxtrain.model.cpu import columns, feed_forward
-from voxtrain.model.cpu.attention import Angles, Patches, Stretches, attention
+from voxtrain.model.cpu.attention import Patches, attention
 from voxtrain.model.cpu.columns import is_plain
 from voxtrain.model.cpu.products import turned
-from voxtrain.model.layers import ALL, Rows, attend, attend_in_rows, turn
+from voxtrain.model.layers import ALL
 from voxtrain.model.operators import PLAIN, for_cpu, operators, prepare
 from voxtrain.model.upstream import load_model
 
 DEVICE = torch.device("cpu")
-ROUNDING = {"rtol": 1e-5, "atol": 2e-6}  # float32 sums of about a hundred terms of order one, in another order
-HEADS, GROUPS, CHANNELS = 6, 2, 10
-
-
-def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), requires_grad=True)
-
-
-def agree(plain: Callable[..., Tensor], fast: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """Both functions of the inputs give the same result, and the same gradients of its weighted sum."""
-    found = []
-    for function in (plain, fast):
-        result = function(*inputs)
-        weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(3))
-        found.append([result, *torch.autograd.grad((result * weights).sum(), inputs)])
-    for slow, quick in zip(*found, strict=True):
-        torch.testing.assert_close(quick.to_dense(), slow.to_dense(), **ROUNDING)
 
 
 def test_the_set_is_the_one_that_is_right_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,11 +46,6 @@ def test_linear(sizes: tuple[int, int], bias: bool) -> None:
     agree(lambda x, *_: layer(x), lambda x, *_: fast(layer, x), values, *layer.parameters())
     strided = drawn(4, 3, sizes[0]).transpose(0, 1)[:, 1:]
     torch.testing.assert_close(fast(layer, strided), layer(strided), **ROUNDING)
-
-
-class Doubled(nn.Linear):
-    def forward(self, values: Tensor) -> Tensor:
-        return 2 * super().forward(values)
 
 
 def test_linear_leaves_frozen_weights_alone_and_calls_what_is_no_plain_layer() -> None:
@@ -117,23 +95,12 @@ class _Block(nn.Module):
         return result
 
 
-class _Norm(nn.Module):
-    """minicpm4/model.py: rms_layernorm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.variance_epsilon = nn.Parameter(torch.linspace(0.5, 2, width)), 1e-5
-
-    def forward(self, values: Tensor) -> Tensor:
-        return values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
-
-
 class _Layer(nn.Module):
     """The second half of minicpm4/model.py: MiniCPMDecoderLayer."""
 
     def __init__(self, mlp: _Block, *, use_mup: bool = False) -> None:
         super().__init__()
-        self.mlp, self.post_attention_layernorm, self.use_mup = mlp, _Norm(4), use_mup
+        self.mlp, self.post_attention_layernorm, self.use_mup = mlp, Norm(4), use_mup
 
     def forward(self, hidden: Tensor, scale: float) -> Tensor:
         result: Tensor = hidden + scale * self.mlp(self.post_attention_layernorm(hidden))
@@ -172,7 +139,7 @@ def test_what_is_frozen_gets_no_gradient() -> None:
 @pytest.mark.parametrize("tokens", [7, 300, 600])
 def test_norm_and_what_goes_past_it(tokens: int) -> None:
     """300 and 600 tokens are more than go through together."""
-    layer, values = _Norm(9), drawn(9, tokens)
+    layer, values = Norm(9), drawn(9, tokens)
 
     def plain(x: Tensor, _: Tensor) -> Tensor:
         return x + 3 * layer(x.t()).t()
@@ -190,68 +157,6 @@ def test_norm_and_what_goes_past_it(tokens: int) -> None:
     torch.testing.assert_close(*(of_weight for _, of_weight in found), rtol=1e-5, atol=2e-6 * tokens)
 
 
-def angles_of(tokens: Tensor) -> Angles:
-    angles = tokens.unsqueeze(1) * torch.tensor([1.0, 0.3, 0.1, 0.03, 0.01])
-    return Angles(angles.cos(), angles.sin())
-
-
-def repeated(angles: Angles) -> tuple[Tensor, Tensor]:
-    """As upstream has them: their second half repeats the first."""
-    return torch.cat((angles.cosine, angles.cosine), dim=1), torch.cat((angles.sine, angles.sine), dim=1)
-
-
-@pytest.mark.parametrize("patches", [1, 16, 37])
-@pytest.mark.parametrize(("tokens", "asking"), [(7, 7), (7, 2), (5, 1)])
-def test_patch_attention(patches: int, tokens: int, asking: int) -> None:
-    angles = angles_of(torch.arange(tokens))
-    hearing = Patches(patches, asking, tokens, angles, angles.at(slice(tokens - asking, None)))
-
-    def rows(columns: Tensor, each: int) -> Tensor:
-        return columns.view(-1, CHANNELS, each, patches).permute(3, 2, 0, 1)  # [N, S, heads, C]
-
-    def plain(q: Tensor, kv: Tensor) -> Tensor:
-        k, v = rows(kv, tokens).chunk(2, dim=2)
-        turned_q = turn(rows(q, asking), repeated(hearing.asking_angles))
-        heard = attend(turned_q, turn(k, repeated(angles)), v, is_causal=False)
-        return heard.permute(2, 1, 0).reshape(HEADS * CHANNELS, asking * patches)
-
-    q, kv = drawn(HEADS * CHANNELS, asking * patches), drawn(2 * GROUPS * CHANNELS, tokens * patches)
-    agree(plain, lambda q, kv: attention(q, kv, CHANNELS, hearing), q, kv)
-
-
-def rows_of(*lengths: int) -> Rows:
-    position = torch.cat([torch.arange(length) for length in lengths])
-    start = torch.repeat_interleave(torch.arange(len(lengths)) * max(lengths), torch.tensor(lengths))
-    return Rows(lengths, position, start + position)
-
-
-def stretches(rows: Rows, asking: Tensor) -> Stretches:
-    ends, angles = torch.tensor((0, *rows.lengths)).cumsum(0), angles_of(rows.position)
-    hears = rows.position[asking] + 1
-    return Stretches(torch.searchsorted(asking, ends), ends, hears, max(rows.lengths), angles, angles.at(asking))
-
-
-@pytest.mark.parametrize("lengths", [(4, 1, 6), (40, 16, 17)])
-@pytest.mark.parametrize("every", [1, 3])
-def test_rows_hear_themselves_alone_and_nothing_that_comes_later(lengths: tuple[int, ...], every: int) -> None:
-    """Of rows shorter and longer than a vector, all positions ask, or every third."""
-    rows, n = rows_of(*lengths), sum(lengths)
-    asking = torch.arange(0, n, every)
-    hearing = stretches(rows, asking)
-
-    def plain(q: Tensor, kv: Tensor) -> Tensor:
-        k, v = kv.t().view(1, n, 2 * GROUPS, CHANNELS).chunk(2, dim=2)
-        own = turn(q.t().view(1, len(asking), HEADS, CHANNELS), repeated(hearing.asking_angles))
-        every_q = own.new_zeros(1, n, HEADS, CHANNELS).index_copy(1, asking, own)
-        return attend_in_rows(every_q, turn(k, repeated(hearing.angles)), v, rows)[0, asking].t()
-
-    q, kv = drawn(HEADS * CHANNELS, len(asking)), drawn(2 * GROUPS * CHANNELS, n)
-    agree(plain, lambda q, kv: attention(q, kv, CHANNELS, hearing), q, kv)
-    first = attention(q, kv, CHANNELS, hearing)[:, :1]  # hears itself alone, whatever follows it
-    values = kv[GROUPS * CHANNELS :, :1].view(GROUPS, CHANNELS).repeat_interleave(HEADS // GROUPS, dim=0)
-    torch.testing.assert_close(first.view(HEADS, CHANNELS), values, **ROUNDING)
-
-
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_so(broken: float) -> None:
     """A step whose loss is not finite has to be seen."""
@@ -262,7 +167,7 @@ def test_what_is_not_finite_stays_so(broken: float) -> None:
     values = drawn(4, 16).detach()
     values[1, 2] = broken
     assert not feed_forward.feed_forward(_Layer(_Block(nn.SiLU())), values).isfinite().all()
-    assert not columns.normed_beside(_Norm(4), values)[1].isfinite().all()
+    assert not columns.normed_beside(Norm(4), values)[1].isfinite().all()
 
 
 @pytest.mark.parametrize("stack", ["base_lm", "residual_lm", "feat_encoder.encoder"])
@@ -291,7 +196,7 @@ def test_whole_stacks(tiny_folder: Path, stack: str) -> None:
 
 
 def test_threads_change_no_bit_of_a_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, values = _Norm(9), drawn(9, 700)
+    layer, values = Norm(9), drawn(9, 700)
     found = []
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from voxtrain.optim.norm import by_row, clip, gradient_norm
+from voxtrain.optim.norm import by_row, clip, clip_divisor, gradient_norm
 from voxtrain.optim.row_adamw import RowAdamW
 
 ROWS, WIDTH = 12, 5
@@ -97,3 +97,30 @@ def test_norm_and_clipping_count_each_row_once() -> None:
     held = dense.grad.clone()
     clip([table.grad, dense.grad], 1e9, norm)
     assert torch.equal(dense.grad, held)
+
+
+def test_clipping_inside_the_update_is_clipping_before_it() -> None:
+    """Once: the step after it takes its gradients as they are."""
+    (table, dense), (other, same) = start(), start()
+    found, expected = RowAdamW([table, dense], **RULE), RowAdamW([other, same], **RULE)
+    for limit in (0.5, 1e9):
+        for pair in ((table, dense), (other, same)):
+            backward(*pair, [3, 3, 5], sparse=True)
+        gradients = [other.grad, same.grad]
+        norm = gradient_norm(gradients)
+        found.clip_next(clip_divisor(limit, norm))
+        clip(gradients, limit, norm)
+        found.step()
+        expected.step()
+        assert (norm > limit) == (limit == 0.5)
+        torch.testing.assert_close(table, other, **ROUNDING)
+        torch.testing.assert_close(dense, same, **ROUNDING)
+        for one, two in ((table, other), (dense, same)):
+            torch.testing.assert_close(
+                found.state[one]["exp_avg"], expected.state[two]["exp_avg"], rtol=1e-5, atol=1e-7
+            )
+    backward(table, dense, [3], sparse=True)
+    backward(other, same, [3], sparse=True)
+    found.step()
+    expected.step()
+    torch.testing.assert_close(dense, same, **ROUNDING)

@@ -26,7 +26,7 @@ from voxtrain.model.tuning import FullTuning, LoraTuning
 from voxtrain.model.upstream import VoxCPM2Model, adapters
 from voxtrain.optim.adamw import AdamW
 from voxtrain.optim.narrow_adamw import NarrowAdamW
-from voxtrain.optim.norm import by_row, clip, gradient_norm
+from voxtrain.optim.norm import by_row, clip, clip_divisor, gradient_norm
 from voxtrain.optim.row_adamw import RowAdamW
 from voxtrain.optim.schedule import WarmupConstant, WarmupCosine
 from voxtrain.ranks.group import ALONE, Ranks
@@ -221,12 +221,14 @@ class VoxModule(pl.LightningModule):
         return found
 
     def _gradient_norm(self) -> Tensor:
-        """The global norm, before the gradients are clipped to `max_grad_norm`."""
+        """The global norm, before the gradients are clipped to `max_grad_norm`, now or in the update."""
         rule = self._rule_at_work()
         of = rule.gradient_of if isinstance(rule, NarrowAdamW) else attrgetter("grad")  # may be on the host
         gradients = [gradient for gradient in map(of, self._learning()) if gradient is not None]
         norm = gradient_norm(gradients)
-        if self.max_grad_norm > 0:
+        if self.max_grad_norm > 0 and isinstance(rule, RowAdamW):
+            rule.clip_next(clip_divisor(self.max_grad_norm, norm))
+        elif self.max_grad_norm > 0:
             clip(gradients, self.max_grad_norm, norm)
         return norm
 

@@ -22,15 +22,23 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     return norm
 
 
-def clip(gradients: Sequence[Tensor], max_norm: float, norm: Tensor) -> None:
-    """Scale gradients of norm `norm` down to `max_norm`, in place, as torch.nn.utils.clip_grad_norm_ does.
+def clip_divisor(max_norm: float, norm: Tensor) -> Tensor:
+    """What gradients of norm `norm` are divided by to have at most `max_norm`: as torch.nn.utils.clip_grad_norm_ does.
 
-    On a CPU nothing is read or written where the factor is 1.
+    At least 1, which changes nothing.
     """
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    if not factor.is_cuda and float(factor) == 1.0:
+    return ((norm + 1e-6) / max_norm).clamp(min=1.0)
+
+
+def clip(gradients: Sequence[Tensor], max_norm: float, norm: Tensor) -> None:
+    """Scale gradients of norm `norm` down to `max_norm`, in place.
+
+    On a CPU nothing is read or written where the divisor is 1.
+    """
+    divisor = clip_divisor(max_norm, norm)
+    if not divisor.is_cuda and float(divisor) == 1.0:
         return
-    torch._foreach_mul_([_held(gradient) for gradient in gradients], factor)
+    torch._foreach_div_([_held(gradient) for gradient in gradients], divisor)
 
 
 def by_row(gradient: Tensor) -> Tensor:

@@ -19,11 +19,16 @@ class RowAdamW(torch.optim.AdamW):
     def __init__(self, parameters: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
         super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
         self._used: dict[Tensor, Tensor] = {}  # by parameter: places of the rows whose moments are not zero, in order
+        self.grad_scale: Tensor | None = None  # torch's name for what its fused update divides gradients by
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state: rows that have moments are found again at the next step."""
         super().load_state_dict(state_dict)
         self._used.clear()
+
+    def clip_next(self, divisor: Tensor) -> None:
+        """Have the next step divide all gradients by `divisor` (`clip_divisor`), in the pass that it makes anyway."""
+        self.grad_scale = None if not divisor.is_cuda and float(divisor) == 1.0 else divisor
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -43,6 +48,7 @@ class RowAdamW(torch.optim.AdamW):
         for group, parameter, gradient in by_row:
             self._update_rows(group, parameter, gradient.coalesce())
             parameter.grad = gradient
+        self.grad_scale = None
 
     def _update_rows(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         state = self.state[parameter]
@@ -57,7 +63,8 @@ class RowAdamW(torch.optim.AdamW):
         told = gradient.indices()[0]
         rows: Tensor = torch.unique(torch.cat((used, told)))
         gradients = torch.zeros(len(rows), *parameter.shape[1:])
-        gradients[torch.searchsorted(rows, told)] = gradient.values()
+        values = gradient.values()
+        gradients[torch.searchsorted(rows, told)] = values if self.grad_scale is None else values / self.grad_scale
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         held = [tensor.index_select(0, rows) for tensor in (parameter, *moments)]
         _update(group, held, gradients, state["step"])

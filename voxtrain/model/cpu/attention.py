@@ -85,23 +85,33 @@ def attention(q: Tensor, kv: Tensor, channels: int, hearing: Patches | Stretches
     return heard
 
 
+def hear(q: Tensor, kv: Tensor, channels: int, hearing: Patches | Stretches) -> Tensor:
+    """The same outside of autograd."""
+    heard = torch.empty_like(q)
+    _run(*hearing.forward_with(), q, kv, channels, hearing, heard)
+    return heard
+
+
+def hear_back(
+    q: Tensor, kv: Tensor, channels: int, hearing: Patches | Stretches, gradient: Tensor, of_q: Tensor, of_kv: Tensor
+) -> None:
+    """Write the gradients of q and kv, from that of what was heard."""
+    _run(*hearing.backward_with(), q, kv, channels, hearing, gradient, of_q, of_kv)
+
+
 class _Attention(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, channels: int, hearing: Patches | Stretches) -> Tensor:
         ctx.save_for_backward(q, kv)
         ctx.channels, ctx.hearing = channels, hearing
-        heard = torch.empty_like(q)
-        kernel, chunks = hearing.forward_with()
-        _run(kernel, chunks, q, kv, channels, hearing, heard)
-        return heard
+        return hear(q, kv, channels, hearing)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, kv = ctx.saved_tensors
         of_q, of_kv = torch.empty_like(q), torch.empty_like(kv)
-        kernel, chunks = ctx.hearing.backward_with()
-        _run(kernel, chunks, q, kv, ctx.channels, ctx.hearing, gradient.contiguous(), of_q, of_kv)
+        hear_back(q, kv, ctx.channels, ctx.hearing, gradient.contiguous(), of_q, of_kv)
         return of_q, of_kv, None, None
 
 

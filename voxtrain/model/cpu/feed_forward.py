@@ -61,7 +61,7 @@ class _FeedForward(Function):
         gate_turned, up_turned, down_turned = turned(*weights)
         of_down = product(gradient, mixed) if wanted[5] else None
         of_mixed = product(down_turned, gradient.t())
-        of_gated, of_upped = torch.empty_like(gated), torch.empty_like(gated)
+        of_gated, of_upped = of_mixed, torch.empty_like(gated)  # each number takes the place of what it is made of
         chunks = chunks_of(gated.numel(), NUMBERS_TOGETHER)
         run(gate_back, chunks, gated.numel(), gated, upped, of_mixed, of_gated, of_upped)
         of_gate = product(of_gated, normed) if wanted[3] else None

@@ -29,7 +29,10 @@ def gate(given: Any) -> None:
 
 @Kernel
 def gate_back(given: Any) -> None:
-    """Of n numbers each, gated, upped and the gradient of what is mixed: the gradients of gated and of upped."""
+    """Of n numbers each, gated, upped and the gradient of what is mixed: the gradients of gated and of upped.
+
+    Either may lie where the gradient does.
+    """
     n = given[2]
     gated, upped, gradient = numbers(given[3], n), numbers(given[4], n), numbers(given[5], n)
     of_gated, of_upped = numbers(given[6], n), numbers(given[7], n)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from voxtrain.model import layers
-from voxtrain.model.cpu import feed_forward
+from voxtrain.model.cpu import feed_forward, self_attention
 from voxtrain.model.cpu.attention import Angles, Patches, Stretches, attention
 from voxtrain.model.cpu.columns import feed_forward_onto, heads, linear_onto, normed_beside
 from voxtrain.model.cpu.lanes import LANES
@@ -94,10 +94,13 @@ def _decode(
 def _layer(layer: Any, hidden: Tensor, *, hearing: Patches | Stretches, some: Some | None) -> Tensor:
     """minicpm4/model.py: MiniCPMDecoderLayer.forward. [H, tokens] -> [H, asking]."""
     scale = layer.scale_depth / math.sqrt(layer.num_hidden_layers) if layer.use_mup else 1.0
-    past, normed = normed_beside(layer.input_layernorm, hidden)
-    q, kv = heads(layer.self_attn, normed, normed if some is None else some(normed))
-    heard = attention(q, kv, layer.self_attn.head_dim, hearing)
-    hidden = linear_onto(layer.self_attn.o_proj, heard, past if some is None else some(past), scale)
+    if some is None and self_attention.is_taken(layer):
+        hidden = self_attention.self_attention(layer, hidden, hearing)
+    else:
+        past, normed = normed_beside(layer.input_layernorm, hidden)
+        q, kv = heads(layer.self_attn, normed, normed if some is None else some(normed))
+        heard = attention(q, kv, layer.self_attn.head_dim, hearing)
+        hidden = linear_onto(layer.self_attn.o_proj, heard, past if some is None else some(past), scale)
     if feed_forward.is_taken(layer, hidden):
         return feed_forward.feed_forward(layer, hidden)
     past, normed = normed_beside(layer.post_attention_layernorm, hidden)
