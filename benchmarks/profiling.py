@@ -19,7 +19,7 @@ from benchmarks.parts import BETWEEN, Parts
 from voxtrain.model.cpu import attention, columns, feed_forward, products
 from voxtrain.model.cpu.kernel import Kernel, run
 
-DATA, NORM, UPDATE = "data: latents, draws, packing", "gradient norm and clipping", "update (AdamW)"
+DATA, NORM, UPDATE = "data: latents, draws, packing", "gradient norm", "clipping and update (AdamW)"
 PRODUCTS, ACTIVATIONS = "matrix products", "activations (SwiGLU)"
 ATTENTION = "attention, with the rotary embedding on a CPU"
 KINDS = {
