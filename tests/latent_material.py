@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from data_material import row_of, small_encode
 from torch import Tensor
 
+from voxtrain.data.audio import read_wave
 from voxtrain.data.latents import LatentCache
 from voxtrain.manifest.row import Row
 
@@ -110,3 +112,12 @@ def nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def assert_live(cache: LatentCache, paths: list[Path]) -> None:
+    assert paths
+    for path in paths:
+        live = small_encode(read_wave(path))
+        assert live.dtype == torch.float32
+        assert torch.equal(cache.latents(path), live)
+        assert cache.positions(path) == len(live)

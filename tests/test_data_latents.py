@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,23 +13,20 @@ from data_material import row_of, small_encode
 from latent_material import (
     Counting,
     Interrupted,
+    assert_live,
     assert_tight,
     audited,
     cache_in,
     data_file,
-    flip,
     index_file,
-    nobody,
-    places,
     rows_of,
     write_clips,
 )
 from torch import Tensor
 
 from voxtrain.data.audio import read_wave
-from voxtrain.data.fingerprint import Fingerprints
 from voxtrain.data.latents import LatentCache
-from voxtrain.fault import InputError, RunFailed
+from voxtrain.fault import InputError
 from voxtrain.manifest.sound import read_sound
 
 
@@ -48,15 +40,6 @@ def digest_of(path: Path) -> str:
     samples = read_sound(str(path), decode=True).samples
     assert samples is not None
     return samples.digest
-
-
-def assert_live(cache: LatentCache, paths: list[Path]) -> None:
-    assert paths
-    for path in paths:
-        live = small_encode(read_wave(path))
-        assert live.dtype == torch.float32
-        assert torch.equal(cache.latents(path), live)
-        assert cache.positions(path) == len(live)
 
 
 def test_cached_equals_live(audio: list[Path], tmp_path: Path) -> None:
@@ -254,90 +237,6 @@ def test_another_encoders_files_are_made_anew(
     assert assert_tight(tmp_path) == assert_tight(tmp_path, "one") == 5
 
 
-# Damage.
-
-
-@pytest.fixture
-def kept(audio: list[Path], tmp_path: Path) -> Path:
-    """A cache folder with the latents of the five clips."""
-    cache_in(tmp_path / "cache", Counting()).ensure(rows_of(audio), progress=False)
-    return tmp_path / "cache"
-
-
-@pytest.mark.slow
-def test_a_flipped_bit_costs_its_entry_alone(audio: list[Path], kept: Path) -> None:
-    for name in places(kept):
-        for share in (0.0, 0.5, 0.99):
-            offset, size = places(kept)[name]
-            flip(data_file(kept), offset + int(share * size), bit=int(share * 8))
-            encode = Counting()
-            cache = cache_in(kept, encode)
-            cache.ensure(rows_of(audio), progress=False)
-            assert encode.calls == 1
-            assert places(kept)[name][0] != offset
-            assert_live(cache, audio)
-    assert len(places(kept)) == 5
-    assert_live(cache_in(kept), audio)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda kept: data_file(kept).unlink(),
-        lambda kept: os.truncate(data_file(kept), 100),
-        lambda kept: os.truncate(data_file(kept), 0),
-        lambda kept: data_file(kept).write_bytes(b"x" * data_file(kept).stat().st_size),
-        lambda kept: index_file(kept).unlink(),
-        lambda kept: os.truncate(index_file(kept), 0),
-        lambda kept: os.truncate(index_file(kept), 4097),
-        lambda kept: os.truncate(index_file(kept), 100),
-        lambda kept: index_file(kept).write_text("something else altogether" * 1000),
-        lambda kept: index_file(kept).write_bytes(os.urandom(8192)),
-        lambda kept: (kept / "key_v2" / "index.sqlite-journal").write_bytes(os.urandom(8192)),
-    ],
-)
-def test_harmed_files_are_made_anew(audio: list[Path], kept: Path, harm: Callable[[Path], Any]) -> None:
-    harm(kept)
-    cache = cache_in(kept, Counting())
-    cache.ensure(rows_of(audio), progress=False)
-    assert_live(cache, audio)
-    again = cache_in(kept)
-    again.ensure(rows_of(audio), progress=False)
-    assert_live(again, audio)
-    assert len(list(kept.rglob("*.f32"))) == 1
-
-
-def test_a_tail_that_a_dead_writer_left_is_cut_off(audio: list[Path], kept: Path) -> None:
-    with data_file(kept).open("ab") as file:
-        file.write(b"torn" * 10_000)
-    more = write_clips(kept / "more", 7)[5:]
-    cache = cache_in(kept, Counting())
-    cache.ensure(rows_of(more), progress=False)
-    assert assert_tight(kept) == 7
-    assert_live(cache, [*audio, *more])
-
-
-def test_a_file_that_changes_while_it_is_used_ends_the_run(audio: list[Path], kept: Path) -> None:
-    for harm in (lambda: flip(data_file(kept), 1), lambda: os.truncate(data_file(kept), 16)):
-        cache = cache_in(kept, Counting())
-        cache.ensure(rows_of(audio), progress=False)
-        harm()
-        with pytest.raises(RunFailed, match="resume=RUN"):
-            [cache.latents(path) for path in audio]
-
-
-def test_who_reads_keeps_what_another_process_makes_anew(audio: list[Path], kept: Path) -> None:
-    cache = cache_in(kept)
-    cache.ensure(rows_of(audio), progress=False)
-    index_file(kept).write_text("broken")
-    cache_in(kept, Counting()).ensure(rows_of(audio[:1]), progress=False)
-    assert len(list(kept.rglob("*.f32"))) == 1
-    assert_live(cache, audio)
-    shutil.rmtree(kept)
-    assert_live(cache, audio)
-
-
 def test_changed_audio_has_other_latents(audio: list[Path], tmp_path: Path) -> None:
     before = cache_in(tmp_path, Counting()).latents(audio[0])
     soundfile.write(audio[0], np.zeros(400), 16_000)
@@ -346,160 +245,12 @@ def test_changed_audio_has_other_latents(audio: list[Path], tmp_path: Path) -> N
     assert not torch.equal(before, after)
 
 
-# Folders that cannot be written.
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that everybody can reach, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-def closed(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-
-
-def test_a_folder_that_may_only_be_read_is_used(public: Path) -> None:
-    audio = write_clips(public, 6)
-    cache_in(public / "cache", Counting()).ensure(rows_of(audio[:5]), progress=False)
-    closed(public / "cache")
-    with nobody():
-        cache = cache_in(public / "cache")
-        cache.ensure(rows_of(audio[:5]), progress=False)
-        assert_live(cache, audio[:5])
-        with pytest.raises(InputError, match=r"data\.cache_dir"):
-            cache_in(public / "cache", Counting()).ensure(rows_of(audio), progress=False)
-    (public / "cache").chmod(0o755)
-    assert assert_tight(public / "cache") == 5
-
-
-def test_a_broken_cache_in_a_folder_that_may_only_be_read_is_told(public: Path) -> None:
-    audio = write_clips(public)
-    cache_in(public / "cache", Counting()).ensure(rows_of(audio), progress=False)
-    index_file(public / "cache").write_text("broken")
-    closed(public / "cache")
-    with nobody(), pytest.raises(InputError, match=r"data\.cache_dir"):
-        cache_in(public / "cache", Counting()).ensure(rows_of(audio), progress=False)
-
-
-def test_a_cache_that_cannot_be_written_is_told(audio: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    encode = Counting()
-    with pytest.raises(InputError, match=r"data\.cache_dir"):
-        cache_in(tmp_path / "cache", encode).ensure(rows_of(audio), progress=False)
-    assert encode.calls == 0  # before the first clip, not after all of them
-
-
-def test_a_full_disk_is_told_and_what_was_encoded_is_kept(
-    audio: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The disk is full when the third entry is flushed, its bytes half written."""
-    monkeypatch.setattr("voxtrain.data.latents.BETWEEN_COMMITS_S", -1.0)  # each clip is committed on its own
-    real, flushed = os.fdatasync, []
-
-    def full(descriptor: int) -> None:
-        flushed.append(descriptor)
-        if len(flushed) >= 3:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size - 8)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fdatasync", full)
-    with pytest.raises(InputError, match="No space left on device") as caught:
-        cache_in(tmp_path / "cache", Counting()).ensure(rows_of(audio), progress=False)
-    assert "data.cache_dir" in caught.value.faults[0].remedy
-    assert len(flushed) == 3  # it is not tried again for every clip
-    monkeypatch.setattr(os, "fdatasync", real)
-    encode = Counting()
-    cache = cache_in(tmp_path / "cache", encode)
-    cache.ensure(rows_of(audio), progress=False)
-    assert encode.calls == 3
-    assert assert_tight(tmp_path / "cache") == 5
-    assert_live(cache, audio)
-
-
 def test_progress_is_told_on_stderr(
     audio: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("voxtrain.manifest.progress.PATIENCE_S", -1.0)
+    monkeypatch.setattr("voxtrain.progress.PATIENCE_S", -1.0)
     cache_in(tmp_path, Counting()).ensure(rows_of(audio), progress=True)
     told = capsys.readouterr()
     assert "hashing audio" in told.err
     assert "encoding audio" in told.err
     assert told.out == ""
-
-
-# The memory of file hashes.
-
-
-def hashing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many files were hashed since."""
-    import hashlib
-
-    real, calls = hashlib.file_digest, []
-    monkeypatch.setattr(
-        "voxtrain.data.fingerprint.hashlib.file_digest", lambda *args: (calls.append(1), real(*args))[1]
-    )
-    return lambda: len(calls)
-
-
-def test_unchanged_files_are_hashed_once(audio: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed = hashing(monkeypatch)
-    memory = tmp_path / "fingerprints.sqlite"
-    first = Fingerprints(memory)
-    digests = [first.of(path) for path in audio]
-    first.save()
-    assert hashed() == 5
-    second = Fingerprints(memory)
-    assert [second.of(path) for path in audio] == digests
-    assert hashed() == 5
-    audio[2].write_bytes(audio[2].read_bytes()[::-1])  # the same size; other bytes and times
-    os.utime(audio[2], (1, 1))  # and the modification time put back: the change time cannot be
-    assert second.of(audio[2]) != digests[2]
-    assert hashed() == 6
-    second.save()
-    third = Fingerprints(memory)
-    assert [third.of(path) for path in audio][3:] == digests[3:]
-    assert hashed() == 6
-    third.save()
-
-
-def test_files_changed_a_moment_ago_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new.wav"
-    path.write_bytes(b"one")
-    hashed = hashing(monkeypatch)
-    memory = Fingerprints(tmp_path / "fingerprints.sqlite")
-    memory.of(path)
-    memory.of(path)
-    assert hashed() == 2
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\0" * 5000, b"SQLite format 3\0", os.urandom(5000)])
-def test_a_broken_memory_is_forgotten(
-    audio: list[Path], tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory = tmp_path / "fingerprints.sqlite"
-    memory.write_bytes(content)
-    fingerprints = Fingerprints(memory)
-    digest = fingerprints.of(audio[0])
-    fingerprints.save()
-    hashed = hashing(monkeypatch)
-    again = Fingerprints(memory)
-    assert again.of(audio[0]) == digest
-    again.save()
-    assert hashed() == 0
-
-
-def test_a_name_that_is_no_unicode_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
-    path.write_bytes(b"one")
-    os.utime(path, (1, 1))
-    hashed = hashing(monkeypatch)
-    for _ in range(2):
-        fingerprints = Fingerprints(tmp_path / "fingerprints.sqlite")
-        fingerprints.of(path)
-        fingerprints.save()
-    assert hashed() == 1

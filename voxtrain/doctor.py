@@ -130,7 +130,7 @@ def _smallest_gpu_gib() -> float | None:
 
 def recipe_findings(card_gib: float) -> list[Finding]:
     """Whether each recipe for GPUs fits a card, as planned."""
-    from voxtrain.manifest.progress import told
+    from voxtrain.progress import told
     from voxtrain.run_plan import recipe_plans, recipes_for_cards
 
     names = recipes_for_cards()

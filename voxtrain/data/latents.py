@@ -25,8 +25,8 @@ from voxtrain.data.clip import Clip, audio_of, heard, key_of, read_ahead
 from voxtrain.data.fingerprint import Fingerprints
 from voxtrain.data.latent_store import Entry, LatentStore, Made, today
 from voxtrain.fault import Fault, InputError, RunFailed
-from voxtrain.manifest.progress import told
 from voxtrain.manifest.row import Row
+from voxtrain.progress import told
 
 VERSION = 2
 """Raised when audio is read, encoded or written otherwise: entries of another version are not looked at."""

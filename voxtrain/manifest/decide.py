@@ -13,7 +13,6 @@ from voxtrain.manifest.clean import DUPLICATE, CleanRules
 from voxtrain.manifest.corpus import Corpus, duplicates, no_duplicates, rare_scripts
 from voxtrain.manifest.evidence import RARE_SCRIPT, Evidence
 from voxtrain.manifest.judged import WRITTEN
-from voxtrain.manifest.progress import told
 from voxtrain.manifest.row import Row
 from voxtrain.manifest.rules import Finding
 from voxtrain.manifest.splitting.group import Grouping, Groups
@@ -21,6 +20,7 @@ from voxtrain.manifest.splitting.placing import NO_SPLIT
 from voxtrain.manifest.splitting.split import GroupedSplit, SplitGroups, assign_groups
 from voxtrain.manifest.spool import Spool
 from voxtrain.manifest.transcript import WORD_ERROR_RATE, TranscriptCheck
+from voxtrain.progress import told
 from voxtrain.run_folder import SPLITS
 
 GROUPS_SHOWN = 5

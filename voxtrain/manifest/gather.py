@@ -14,13 +14,13 @@ from voxtrain.manifest.corpus import Corpus, Gathering, repeated_ids
 from voxtrain.manifest.formats import chunks
 from voxtrain.manifest.judge import Job
 from voxtrain.manifest.judged import Judged, Kept
-from voxtrain.manifest.progress import told_share
 from voxtrain.manifest.recall import keep
 from voxtrain.manifest.sounds import Remembered, forget, prepare_memory, remember
 from voxtrain.manifest.splitting.group import Grouping
 from voxtrain.manifest.spool import Spool
 from voxtrain.manifest.usable import SHOWN_FAULTS, file_faults, repeated_faults
 from voxtrain.manifest.workers import judged
+from voxtrain.progress import told_share
 
 CHUNK_ROWS = 1024
 DECODED_ROWS = 512  # in a chunk, where audio is decoded: some milliseconds a row

@@ -18,9 +18,9 @@ import orjson
 from voxtrain.durable import stream_whole
 from voxtrain.manifest.decide import Split
 from voxtrain.manifest.evidence import Evidence, reject_line, report_lines
-from voxtrain.manifest.progress import told
 from voxtrain.manifest.splitting.certificate import Certificate
 from voxtrain.manifest.splitting.placing import NO_SPLIT
+from voxtrain.progress import told
 from voxtrain.run_folder import SPLITS, DataFolder
 
 TRAIN = 0  # its place in SPLITS

@@ -19,10 +19,10 @@ from torch import Tensor
 from voxtrain.batch import Draws
 from voxtrain.data.draws import validation_draws
 from voxtrain.data.packing import PackedRow, collate, cut_step
-from voxtrain.manifest.progress import told
 from voxtrain.memory.host import give_back_freed_memory
 from voxtrain.model.loss import GivenPositions, flow_losses, given_positions
 from voxtrain.model.upstream import VoxCPM2Model
+from voxtrain.progress import told
 
 Part = TypeVar("Part", GivenPositions, Draws)
 PATCHES_TOGETHER = 128

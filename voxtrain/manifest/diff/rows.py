@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from voxtrain.manifest.page.rows import parsed, read_findings
 from voxtrain.manifest.page.words import number
-from voxtrain.manifest.progress import told
+from voxtrain.progress import told
 from voxtrain.run_folder import SPLITS, DataFolder
 
 COPY = np.uint64(0x9E3779B97F4A7C15)  # odd: adding it again and again meets no number twice

@@ -12,7 +12,7 @@ import numpy as np
 
 from voxtrain.durable import read_json
 from voxtrain.fault import Fault, InputError
-from voxtrain.manifest.progress import told
+from voxtrain.progress import told
 from voxtrain.run_folder import SPLITS, DataFolder
 
 LISTED = 1000  # moves and joined groups that split.json lists; all are counted

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from voxtrain.manifest.progress import told
 from voxtrain.model.cpu import feed_forward_kernels, norm_kernels, patch_kernels, row_kernels, turn_kernels
 from voxtrain.model.cpu.kernel import Kernel, available
+from voxtrain.progress import told
 
 ROOMS = (feed_forward_kernels, norm_kernels, patch_kernels, row_kernels, turn_kernels)
 KERNELS = tuple(kernel for room in ROOMS for kernel in vars(room).values() if isinstance(kernel, Kernel))
