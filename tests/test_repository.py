@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "voxtrain"
 
-FIRST = ("fault", "durable", "run_folder", "batch", "manifest", "statistics")
+FIRST = ("fault", "durable", "progress", "run_folder", "batch", "manifest", "statistics")
 """What `report` may import; each of these imports only those before it."""
 ROOMS = (*FIRST, "data", "optim", "ranks", "model", "memory", "checkpoint", "metrics", "validation", "listening")
 """A room imports only those before it."""
